@@ -1,0 +1,1 @@
+"""Measurements: one runner, one result schema, one case a file."""

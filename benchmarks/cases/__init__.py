@@ -1,0 +1,1 @@
+"""One measured case a file."""

@@ -1,0 +1,1 @@
+"""From measured peers to a plan."""

@@ -1,0 +1,1 @@
+"""Private shards: reading, tokenising, sampling."""

@@ -1,0 +1,1 @@
+"""Moving what the wire describes: transports, channels, directory, all-reduce."""

@@ -1,0 +1,1 @@
+"""Computing a step: the compute thread, optimizer, checkpoints, the single-process reference."""

@@ -1,0 +1,1 @@
+"""Messages, frames, tensor schema and codecs: what crosses the network, and nothing that moves it."""
