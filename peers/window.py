@@ -1,0 +1,199 @@
+"""An owner's desk: which microbatches it was lent, which are on their way, which must go again.
+
+    state      event                                        to
+    PENDING    a place in the window is free                IN_FLIGHT, attempt + 1 from the second time on
+    IN_FLIGHT  the last gradient came home                  DONE
+    IN_FLIGHT  a hop failed, a peer was lost, or too late   PENDING
+    DONE       ReplayWork from the leader                   PENDING
+    any        the step is committed                        forgotten; its cursors are spent
+
+A lease keeps its cursor through all attempts, so every attempt carries the same text.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from peers.routes import Router
+from swarm.plan import Plan
+from swarm.wire.messages import GrantLeases, Lease, ReplayWork, Work
+
+
+class Progress(enum.Enum):
+    """Where a leased microbatch is."""
+
+    PENDING = "pending"
+    IN_FLIGHT = "in flight"
+    DONE = "done"
+
+
+@dataclass(slots=True)
+class _Item:
+    lease: Lease
+    cursor: int
+    progress: Progress = Progress.PENDING
+    attempt: int = -1
+    route: tuple[str, ...] = ()
+    avoid: frozenset[str] = frozenset()
+    admitted_at_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Send this microbatch on its way."""
+
+    work: Work
+    cursor: int
+    route: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Window:
+    """The desk.
+
+    Args:
+        plan: routes and the number of microbatches in flight follow it.
+        step: the step that is open.
+        next_cursor: first sample of the shard that no committed step has used.
+    """
+
+    plan: Plan
+    step: int
+    next_cursor: int
+    router: Router = field(init=False)
+    stale: int = 0
+    _items: dict[Lease, _Item] = field(default_factory=dict)
+    _free_cursors: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.router = Router(self.plan)
+
+    def adopt(self, plan: Plan) -> None:
+        """A newer plan holds from now on; nothing is in flight at a step boundary."""
+        self.plan = plan
+        self.router = Router(plan)
+
+    def grant(self, order: GrantLeases) -> bool:
+        """Take in leases; False where they are for another step or plan."""
+        if order.step != self.step or order.plan != self.plan.number:
+            self.stale += 1
+            return False
+        for lease in order.leases:
+            if lease not in self._items:
+                self._items[lease] = _Item(lease, self._draw_cursor())
+        return True
+
+    def admit(self, now_s: float) -> list[Admission]:
+        """Fill the window with what is pending."""
+        admitted = []
+        for item in self._items.values():
+            if self.num_in_flight >= self.plan.window:
+                break
+            if item.progress is not Progress.PENDING:
+                continue
+            route = self.router.draw(prefer=item.route, avoid=item.avoid)
+            if route is None:
+                break
+            item.progress, item.route, item.admitted_at_s = Progress.IN_FLIGHT, route, now_s
+            item.attempt += 1
+            admitted.append(Admission(Work(self.step, item.lease, item.attempt), item.cursor, route))
+        return admitted
+
+    def complete(self, work: Work) -> tuple[str, ...] | None:
+        """The last gradient came home: the route that counted it, or None for an attempt that no longer matters."""
+        item = self._current(work)
+        if item is None:
+            return None
+        item.progress = Progress.DONE
+        item.avoid = frozenset()
+        self.router.release(item.route)
+        return item.route
+
+    def hop_failed(self, work: Work, peer: str) -> bool:
+        """A hop to `peer` failed: the microbatch goes again, around it if possible."""
+        item = self._current(work)
+        if item is None:
+            return False
+        item.avoid |= {peer}
+        self._send_again(item)
+        return True
+
+    def peers_lost(self, peers: Collection[str]) -> None:
+        """What is on its way through lost peers goes again."""
+        self.router.lost.update(peers)
+        for item in self._items.values():
+            if item.progress is Progress.IN_FLIGHT and not self.router.lost.isdisjoint(item.route):
+                self._send_again(item)
+
+    def replay(self, order: ReplayWork) -> None:
+        """The leader needs these again."""
+        if order.step != self.step:
+            self.stale += 1
+            return
+        self.peers_lost(order.lost)
+        for lease in order.leases:
+            item = self._items.get(lease)
+            if item is not None and item.progress is Progress.DONE:
+                item.progress = Progress.PENDING
+
+    def overdue(self, now_s: float, patience_s: float) -> list[tuple[Work, tuple[str, ...]]]:
+        """Send again what has been on its way for longer than `patience_s`; returns those attempts."""
+        late = [
+            item
+            for item in self._items.values()
+            if item.progress is Progress.IN_FLIGHT and now_s - item.admitted_at_s > patience_s
+        ]
+        found = [(Work(self.step, item.lease, item.attempt), item.route) for item in late]
+        for item in late:
+            self._send_again(item)
+        return found
+
+    def committed(self, step: int) -> None:
+        """The step is over; what was done is spent, and what never was goes back to the shard."""
+        if step != self.step:
+            return
+        unused = [item.cursor for item in self._items.values() if item.progress is not Progress.DONE]
+        self._free_cursors = sorted(self._free_cursors + unused)
+        self._items.clear()
+        self.router = Router(self.plan, set(self.router.lost))
+        self.step += 1
+
+    def cursor_of(self, work: Work) -> int | None:
+        """The sample of an attempt that is still wanted."""
+        item = self._current(work)
+        return None if item is None else item.cursor
+
+    @property
+    def num_in_flight(self) -> int:
+        """Microbatches on their way."""
+        return sum(item.progress is Progress.IN_FLIGHT for item in self._items.values())
+
+    @property
+    def routes_in_flight(self) -> Iterable[tuple[str, ...]]:
+        """Where they are."""
+        return [item.route for item in self._items.values() if item.progress is Progress.IN_FLIGHT]
+
+    @property
+    def first_unused_cursor(self) -> int:
+        """Every smaller cursor was committed."""
+        return self._free_cursors[0] if self._free_cursors else self.next_cursor
+
+    def _current(self, work: Work) -> _Item | None:
+        item = self._items.get(work.lease)
+        if work.step != self.step or item is None:
+            return None
+        if item.progress is not Progress.IN_FLIGHT or item.attempt != work.attempt:
+            return None
+        return item
+
+    def _send_again(self, item: _Item) -> None:
+        item.progress = Progress.PENDING
+        self.router.release(item.route)
+
+    def _draw_cursor(self) -> int:
+        if self._free_cursors:
+            return self._free_cursors.pop(0)
+        self.next_cursor += 1
+        return self.next_cursor - 1

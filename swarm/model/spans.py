@@ -1,0 +1,24 @@
+"""Contiguous runs of decoder layers: what plans hand out. Pure, and free of torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class LayerSpan(NamedTuple):
+    """Decoder layers `first` up to, but not including, `last`, by their global numbers."""
+
+    first: int
+    last: int
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers the span holds."""
+        return self.last - self.first
+
+    def contains(self, other: LayerSpan) -> bool:
+        """Whether every layer of `other` is also in this span."""
+        return self.first <= other.first and other.last <= self.last
+
+    def __str__(self) -> str:
+        return f"layers {self.first}..{self.last - 1}"

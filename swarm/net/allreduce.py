@@ -1,0 +1,193 @@
+"""The strict all-reduce: fenced rounds that give every member the same bits, or an error.
+
+A round is prepared on every member, acknowledged to the leader, then gone with: a member that called another before
+it was prepared would be refused. `StrictRounds` is the one servicer of a process; hivemind's handlers are costly to
+register, so rounds come and go behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+# typing's, because hivemind reads this annotation and knows no other AsyncIterator.
+from typing import AsyncIterator  # noqa: UP035
+
+import torch
+from hivemind.p2p import P2P, P2PContext, ServicerBase
+from hivemind.proto import averaging_pb2
+from hivemind.utils.asyncio import achain, as_aiter
+
+from swarm.errors import ProtocolError
+from swarm.net.reduction_parts import RoundBroken
+from swarm.net.strict_runner import LINGER_S, StrictRunner, refusal
+
+FIRST_MESSAGE_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundPlan:
+    """One round, as the leader states it; the same on every member.
+
+    Raises:
+        ProtocolError: a round that nobody may take part in.
+    """
+
+    round_id: bytes
+    """Never used before: what fences this round from all others."""
+    members: tuple[str, ...]
+    """Base58 peer ids, in the same order everywhere."""
+    weights: tuple[float, ...]
+    """Of each member, from the ledger (tokens); 0 for one that counted nothing."""
+    fractions: tuple[float, ...]
+    """Which share of the values each member reduces, in any unit; equal, or by uplink."""
+    codec: str = "fp32"
+    """Parts and averages on the wire: `fp32` or `fp16`."""
+    sender_timeout_s: float = 30.0
+    """Between two parts of a sender, and until its first."""
+    reducer_timeout_s: float = 60.0
+    """Between two averages of a reducer, and from `prepare` to `go`."""
+
+    def __post_init__(self) -> None:
+        size = len(self.members)
+        _require(size > 0 and len(set(self.members)) == size, f"a round of {size} members, not all distinct")
+        _require(len(self.weights) == len(self.fractions) == size, "a round with a member without weight or fraction")
+        _require(all(map(math.isfinite, self.weights + self.fractions)), "a round with a weight that is not finite")
+        _require(min(self.weights) >= 0 < math.fsum(self.weights), f"a round with the weights {self.weights}")
+        _require(min(self.fractions) > 0, f"a round with the fractions {self.fractions}")
+        _require(self.codec in ("fp32", "fp16"), f"a round in the codec {self.codec!r}")
+        _require(bool(self.round_id), "a round without an id")
+        _require(
+            0 < self.sender_timeout_s < self.reducer_timeout_s,
+            f"a round with {self.sender_timeout_s} s for senders and {self.reducer_timeout_s} s for reducers, not more",
+        )
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise ProtocolError(problem, "make a new plan of the round")
+
+
+class StrictRounds(ServicerBase):  # type: ignore[misc]
+    """All rounds of this process. Make it with `create`."""
+
+    def __init__(self, p2p: P2P) -> None:
+        self._p2p = p2p
+        self._rounds: dict[bytes, StrictRunner] = {}
+        self._expiries: dict[bytes, asyncio.TimerHandle] = {}
+
+    @classmethod
+    async def create(cls, p2p: P2P) -> StrictRounds:
+        """Register the handlers, once a process.
+
+        Args:
+            p2p: a running daemon's handle.
+        """
+        self = cls(p2p)
+        await self.add_p2p_handlers(p2p)
+        return self
+
+    def prepare(self, plan: RoundPlan, tensors: Sequence[torch.Tensor]) -> None:
+        """Take part in a round: from now on other members' parts are accepted.
+
+        The round is given up when `go` does not follow within the plan's `reducer_timeout_s`.
+
+        Args:
+            plan: the same on every member.
+            tensors: this member's, any shapes and float dtypes; copied, not modified.
+
+        Raises:
+            ReductionFailed: the round is known already, is not ours, or the tensors are empty or not finite.
+        """
+        if plan.round_id in self._rounds:
+            raise RoundBroken(f"round {plan.round_id.hex()} is prepared already")
+        if self._p2p.peer_id.to_base58() not in plan.members:
+            raise RoundBroken(f"round {plan.round_id.hex()} does not have this peer as a member")
+        self._rounds[plan.round_id] = StrictRunner(self._p2p, type(self), plan, tensors)
+        loop = asyncio.get_running_loop()
+        self._expiries[plan.round_id] = loop.call_later(plan.reducer_timeout_s, self.abort, plan.round_id)
+
+    async def go(self, round_id: bytes) -> list[torch.Tensor]:
+        """Run a prepared round, once all members have acknowledged that they are prepared.
+
+        Args:
+            round_id: of the plan given to `prepare`.
+
+        Returns:
+            The weighted averages: float32, shaped like the tensors given, the same bits on every member.
+
+        Raises:
+            ReductionFailed: anything was missing, wrong or late; a `RoundBroken` names whom to blame. The round is
+                over and forgotten.
+        """
+        runner = self._rounds.get(round_id)
+        if runner is None:
+            raise RoundBroken(f"round {round_id.hex()} is not prepared here, or was given up")
+        self._expiries.pop(round_id).cancel()
+        try:
+            return [averaged async for averaged in runner]
+        finally:
+            self._rounds.pop(round_id, None)
+
+    def abort(self, round_id: bytes) -> None:
+        """Give a round up, prepared or running; other members learn of it from their streams."""
+        runner = self._rounds.pop(round_id, None)
+        expiry = self._expiries.pop(round_id, None)
+        if expiry is not None:
+            expiry.cancel()
+        if runner is not None:
+            runner.break_off(RoundBroken(f"round {round_id.hex()} was given up here"))
+
+    async def close(self) -> None:
+        """Give up all rounds and take the handlers back."""
+        for round_id in list(self._rounds):
+            self.abort(round_id)
+        await self.remove_p2p_handlers(self._p2p)
+
+    async def rpc_aggregate_part(
+        self, stream: AsyncIterator[averaging_pb2.AveragingData], context: P2PContext
+    ) -> AsyncIterator[averaging_pb2.AveragingData]:
+        """Hand an incoming stream to its round, if the round is prepared and the peer is a member of it.
+
+        Args:
+            stream: a member's parts; the first message holds the round id.
+            context: whose `remote_id` libp2p has authenticated.
+
+        Yields:
+            Averages, or one refusal.
+        """
+        try:
+            async with asyncio.timeout(FIRST_MESSAGE_TIMEOUT_S):
+                first = await anext(stream, None)
+        except TimeoutError:
+            return
+        runner = None if first is None else self._rounds.get(first.group_id)
+        if runner is None or context.remote_id not in runner:
+            # One answer for both: a stranger does not learn which rounds there are.
+            yield refusal(averaging_pb2.BAD_GROUP_ID)
+            await asyncio.sleep(LINGER_S)
+            return
+        async with aclosing(runner.rpc_aggregate_part(achain(as_aiter(first), stream), context)) as answers:
+            async for answer in answers:
+                yield answer
+
+
+def digest_and_square_norm(tensors: Sequence[torch.Tensor]) -> tuple[str, float]:
+    """What replicas compare and what exact clipping adds up. Heavy: keep it off the event loop.
+
+    Args:
+        tensors: any shapes, on the CPU.
+
+    Returns:
+        SHA-256 over the raw bytes in order, hex; the sum of squares in float64.
+    """
+    digest, squares = hashlib.sha256(), 0.0
+    for tensor in tensors:
+        flat = tensor.detach().contiguous().view(-1)
+        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+        squares += float(torch.linalg.vector_norm(flat, dtype=torch.float64)) ** 2
+    return digest.hexdigest(), squares

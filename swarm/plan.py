@@ -1,0 +1,97 @@
+"""The plan: which layers make a stage, who hosts them, who owns data. Signed, numbered, monotone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from swarm.wire.codec import message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """One trunk stage.
+
+    Attributes:
+        first_layer, last_layer: half-open span of decoder layers.
+        replicas: peer ids of its hosts.
+        routing_weights: share of the microbatches each replica gets; any positive numbers.
+    """
+
+    first_layer: int
+    last_layer: int
+    replicas: tuple[str, ...]
+    routing_weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first_layer < self.last_layer:
+            raise ValueError(f"no span from {self.first_layer} to {self.last_layer}")
+        if len(set(self.replicas)) != len(self.replicas) or len(self.replicas) != len(self.routing_weights):
+            raise ValueError("replicas and weights do not match")
+        if any(not 0 < weight < 1e12 for weight in self.routing_weights):
+            raise ValueError(f"routing weights are {self.routing_weights}")
+
+
+@message(20)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Who does what from one step boundary on.
+
+    Attributes:
+        number: rises with every plan of the run.
+        first_step: the step from which it holds.
+        owners: peer ids; together they are the group of the ends.
+        standby: admitted hosts without a stage.
+        window: microbatches an owner may have in flight.
+        predicted_tokens_per_s: by the planner's own model.
+    """
+
+    number: int
+    fingerprint: str
+    first_step: int
+    stages: tuple[StagePlan, ...]
+    owners: tuple[str, ...]
+    standby: tuple[str, ...]
+    window: int
+    predicted_tokens_per_s: float
+
+    def __post_init__(self) -> None:
+        if not self.stages or self.window < 1 or self.number < 1:
+            raise ValueError("an empty plan")
+        hosts = [peer for stage in self.stages for peer in stage.replicas]
+        if len(set(hosts)) != len(hosts):
+            raise ValueError("a host has two stages")
+        if any(a.last_layer != b.first_layer for a, b in zip(self.stages, self.stages[1:], strict=False)):
+            raise ValueError("the stages leave a gap")
+
+    @property
+    def ends_stage(self) -> int:
+        """The group number of the owners' ends, one past the trunk's stages."""
+        return len(self.stages)
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Peer ids of every group that averages: the trunk's stages, then the owners."""
+        return (*(stage.replicas for stage in self.stages), self.owners)
+
+    def groups_of(self, peer: str) -> tuple[int, ...]:
+        """The groups that a peer is in."""
+        return tuple(index for index, members in enumerate(self.groups) if peer in members)
+
+    def without(self, lost: frozenset[str], first_step: int) -> Plan:
+        """The next plan: the same spans without the lost peers."""
+        stages = tuple(_stage_without(stage, lost) for stage in self.stages)
+        return replace(
+            self,
+            number=self.number + 1,
+            first_step=first_step,
+            stages=stages,
+            owners=tuple(peer for peer in self.owners if peer not in lost),
+            standby=tuple(peer for peer in self.standby if peer not in lost),
+        )
+
+
+def _stage_without(stage: StagePlan, lost: frozenset[str]) -> StagePlan:
+    kept = [pair for pair in zip(stage.replicas, stage.routing_weights, strict=True) if pair[0] not in lost]
+    return replace(
+        stage, replicas=tuple(peer for peer, _ in kept), routing_weights=tuple(weight for _, weight in kept)
+    )

@@ -1,0 +1,47 @@
+"""The step protocol under random interleavings, losses, duplicates and deaths (invariants I1 to I4)."""
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.world import World
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    stages=st.integers(1, 3),
+    replicas=st.integers(1, 3),
+    owners=st.integers(1, 3),
+    batch=st.integers(1, 9),
+    deaths=st.integers(0, 3),
+)
+def test_every_group_counts_every_microbatch_once(
+    seed: int, stages: int, replicas: int, owners: int, batch: int, deaths: int
+) -> None:
+    world = World(seed, stages=stages, replicas=replicas, owners=owners, batch=batch, steps=4, deaths=deaths)
+    world.run()
+    assert world.halted is None, world.halted
+    world.check_end()
+
+
+def test_the_faults_really_fire() -> None:
+    fired: Counter[str] = Counter()
+    for seed in range(40):
+        world = World(seed, stages=2, replicas=3, owners=2, batch=8, steps=6, deaths=3)
+        world.run()
+        world.check_end()
+        fired += world.fired
+    for kind in (
+        "killed",
+        "death noticed",
+        "hop to the dead",
+        "frame lost",
+        "delivered twice",
+        "overdue",
+        "retracted",
+        "round failed",
+        "answered from the books",
+    ):
+        assert fired[kind] > 0, f"{kind} never happened: {fired}"

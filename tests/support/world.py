@@ -1,0 +1,444 @@
+"""A swarm of the production state machines on an adversarial network, without tensors or clocks.
+
+Messages between two peers stay in order, as on a stream, but may come twice; between different pairs they interleave
+at will. Peers die at any moment, rounds fail at any moment, frames and hops get lost. A group's gradient is modelled
+by what it counted, so that every invariant is a statement about sets.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from peers.replica import Replica, Verdict
+from peers.window import Window
+from scheduler.step import Applied, CheckPeers, Finish, Halt, NewPlan, Phase, Record, Send, StepLeader
+from swarm.plan import Plan, StagePlan
+from swarm.wire.messages import (
+    Activation,
+    BoundaryGradient,
+    BoundaryTensor,
+    CloseStep,
+    CommitStep,
+    GoRound,
+    GrantLeases,
+    HopFailed,
+    Lease,
+    MicrobatchDone,
+    PeersLost,
+    ReopenStep,
+    ReplayWork,
+    RoundFailed,
+    RoundReduced,
+    StepApplied,
+    StepClosed,
+    Work,
+)
+
+LEADER = "leader"
+TOKENS = 8
+
+
+@dataclass
+class Member:
+    """One process: a replica of one group, and a window if it is an owner."""
+
+    name: str
+    replica: Replica
+    window: Window | None = None
+    waiting: list[object] = field(default_factory=list)
+    contributions: dict[Lease, int] = field(default_factory=dict)  # lease -> cursor: what the accumulator holds
+    back_counted: set[Lease] = field(default_factory=set)
+    round_members: tuple[str, ...] = ()
+    average: frozenset[tuple[Lease, int]] | None = None
+    weights: list[frozenset[tuple[Lease, int]]] = field(default_factory=list)
+
+
+class World:
+    """Runs one schedule of events drawn from a seed."""
+
+    def __init__(self, seed: int, *, stages: int, replicas: int, owners: int, batch: int, steps: int, deaths: int):
+        self.random = random.Random(seed)
+        self.deaths_left = deaths
+        self.fired: Counter[str] = Counter()
+        hosts = [[f"h{stage}.{index}" for index in range(replicas)] for stage in range(stages)]
+        plan = Plan(
+            number=1,
+            fingerprint="",
+            first_step=0,
+            stages=tuple(
+                StagePlan(
+                    first_layer=stage,
+                    last_layer=stage + 1,
+                    replicas=tuple(names),
+                    routing_weights=(1.0,) * replicas,
+                )
+                for stage, names in enumerate(hosts)
+            ),
+            owners=tuple(f"o{index}" for index in range(owners)),
+            standby=(),
+            window=2,
+            predicted_tokens_per_s=0.0,
+        )
+        self.members = {
+            name: Member(name, Replica(stage, 1, 0), Window(plan, 0, 0) if stage == stages else None)
+            for stage, names in enumerate(plan.groups)
+            for name in names
+        }
+        self.plan = plan
+        self.leader = StepLeader(plan, 1, batch, TOKENS, 0, steps, 1000)
+        self.queues: dict[tuple[str, str], deque[object]] = {}
+        self.rounds: dict[tuple[int, int, int], dict[str, dict[Lease, int]]] = {}
+        self.records: list[Record] = []
+        self.halted: Halt | None = None
+        self.finished = False
+        self.pending_checks: list[CheckPeers] = []
+        self.dead: set[str] = set()
+        self.undetected: list[str] = []
+
+    # --- the network -----------------------------------------------------------------------------------------------
+
+    def send(self, sender: str, receiver: str, message: object) -> None:
+        if receiver in self.dead:
+            if isinstance(message, BoundaryTensor) and sender not in self.dead:
+                self.fired["hop to the dead"] += 1
+                self.hop_failed(message, receiver)
+            return
+        self.queues.setdefault((sender, receiver), deque()).append(message)
+
+    def hop_failed(self, frame: BoundaryTensor, peer: str) -> None:
+        if frame.owner not in self.dead:
+            report = HopFailed(work=frame.work, peer=peer, problem="")
+            self.queues.setdefault(("net", frame.owner), deque()).append(report)
+
+    def run(self, max_events: int = 200_000) -> None:
+        self.carry_out(self.leader.start())
+        for member in self.members.values():
+            self.pump(member)
+        for _ in range(max_events):
+            if self.halted or self.finished:
+                return
+            self.one_event()
+        raise AssertionError(f"no progress: {self.leader.phase} step {self.leader.step}")
+
+    def one_event(self) -> None:
+        choice = self.random.random()
+        if choice < 0.004 and self.deaths_left:
+            self.kill()
+            return
+        if choice < 0.05 and self.undetected:
+            self.fired["death noticed"] += 1
+            self.carry_out(self.leader.peer_lost(self.undetected.pop(0)))
+            return
+        if choice < 0.06:
+            self.expire()
+            return
+        queues = [pair for pair, queue in self.queues.items() if queue]
+        if not queues:
+            self.expire()
+            if self.undetected:
+                self.carry_out(self.leader.peer_lost(self.undetected.pop(0)))
+            elif self.pending_checks:
+                self.pending_checks.pop()
+                self.carry_out(self.leader.checked())
+            return
+        sender, receiver = self.random.choice(queues)
+        queue = self.queues[sender, receiver]
+        message = queue[0]
+        if isinstance(message, BoundaryTensor) and self.random.random() < 0.01:
+            self.fired["frame lost"] += 1
+            queue.popleft()
+            self.hop_failed(message, receiver)
+            return
+        if self.random.random() < 0.03:
+            self.fired["delivered twice"] += 1
+        else:
+            queue.popleft()
+        self.deliver(sender, receiver, message)
+
+    def expire(self) -> None:
+        owner = self.random.choice([member for member in self.members.values() if member.window is not None])
+        if owner.name not in self.dead:
+            assert owner.window is not None
+            if owner.window.overdue(1.0, 0.0 if self.random.random() < 0.5 else 2.0):
+                self.fired["overdue"] += 1
+            self.pump(owner)
+
+    def kill(self) -> None:
+        groups = [
+            [name for name in names if name not in self.dead]
+            for names in self.plan.groups
+        ]
+        candidates = [name for names in groups if len(names) > 1 for name in names]
+        if not candidates:
+            return
+        name = self.random.choice(candidates)
+        self.deaths_left -= 1
+        self.fired["killed"] += 1
+        self.dead.add(name)
+        for pair in list(self.queues):
+            if name in pair:
+                frames = self.queues.pop(pair)
+                for frame in frames:
+                    if pair[1] == name and isinstance(frame, BoundaryTensor) and pair[0] not in self.dead:
+                        self.hop_failed(frame, name)
+        self.undetected.append(name)
+
+    # --- the leader's shell ----------------------------------------------------------------------------------------
+
+    def carry_out(self, instructions: list[object]) -> None:
+        for instruction in instructions:
+            if isinstance(instruction, Send):
+                self.send(LEADER, instruction.peer, instruction.message)
+            elif isinstance(instruction, NewPlan):
+                self.plan = instruction.plan
+                for names in instruction.plan.groups:
+                    for name in names:
+                        self.send(LEADER, name, instruction.plan)
+            elif isinstance(instruction, Record):
+                self.check_record(instruction)
+            elif isinstance(instruction, CheckPeers):
+                for name in [name for name in instruction.peers if name in self.undetected]:
+                    self.undetected.remove(name)
+                    self.carry_out(self.leader.peer_lost(name))
+                self.pending_checks.append(instruction)
+            elif isinstance(instruction, Halt):
+                self.halted = instruction
+            elif isinstance(instruction, Finish):
+                self.finished = True
+            else:
+                assert isinstance(instruction, Applied)
+
+    def check_record(self, record: Record) -> None:
+        """I1 and I2, at the moment of the commit: every group averaged exactly what the ledger records."""
+        assert record.step == len(self.records)
+        self.records.append(record)
+        ledger = {(done.work.lease, done.cursor) for _, done in record.work}
+        assert len({lease.number for lease, _ in ledger}) == self.leader.global_batch
+        for stage in range(len(self.plan.groups)):
+            counted: Counter[tuple[Lease, int]] = Counter()
+            for contribution in self.rounds[record.step, stage, record.round].values():
+                counted.update(contribution.items())
+            assert set(counted) == ledger, f"stage {stage} counted something else than the ledger"
+            assert set(counted.values()) == {1}, f"stage {stage} counted something twice"
+
+    # --- members ---------------------------------------------------------------------------------------------------
+
+    def deliver(self, sender: str, receiver: str, message: object) -> None:
+        if receiver == LEADER:
+            self.deliver_to_leader(sender, message)
+            return
+        member = self.members[receiver]
+        if isinstance(message, BoundaryTensor):
+            self.on_frame(member, message)
+        elif isinstance(message, HopFailed):
+            assert member.window is not None
+            member.window.hop_failed(message.work, message.peer)
+        else:
+            self.on_order(member, message)
+        self.wake(member)
+        self.pump(member)
+
+    def deliver_to_leader(self, sender: str, message: object) -> None:
+        handlers = {
+            MicrobatchDone: self.leader.done,
+            StepClosed: self.leader.closed,
+            RoundReduced: self.leader.reduced,
+            RoundFailed: self.leader.failed,
+            StepApplied: self.leader.applied,
+        }
+        self.carry_out(handlers[type(message)](sender, message))
+
+    def wake(self, member: Member) -> None:
+        waiting, member.waiting = member.waiting, []
+        for message in waiting:
+            if isinstance(message, BoundaryTensor):
+                self.on_frame(member, message)
+            else:
+                self.on_order(member, message)
+
+    def on_order(self, member: Member, message: object) -> None:
+        replica = member.replica
+        if isinstance(message, Plan):
+            replica.adopt(message.number)
+            if member.window is not None and message.number > member.window.plan.number:
+                member.window.adopt(message)
+        elif isinstance(message, GrantLeases):
+            assert member.window is not None
+            member.window.grant(message)
+        elif isinstance(message, ReplayWork):
+            assert member.window is not None
+            member.window.replay(message)
+        elif isinstance(message, PeersLost):
+            assert member.window is not None
+            member.window.peers_lost(message.peers)
+        elif isinstance(message, CloseStep):
+            self.on_close(member, message)
+        elif isinstance(message, GoRound):
+            if replica.go(message):
+                self.reduce(member, message)
+        elif isinstance(message, ReopenStep):
+            if replica.reopen(message):
+                member.average = None
+        elif isinstance(message, CommitStep):
+            self.on_commit(member, message)
+        else:
+            raise AssertionError(message)
+
+    def on_close(self, member: Member, order: CloseStep) -> None:
+        if order.step > member.replica.step:
+            member.waiting.append(order)
+            return
+        closing = member.replica.close(order)
+        if closing is None:
+            return
+        for lease in closing.retract:
+            self.fired["retracted"] += 1
+            del member.contributions[lease]
+        if closing.missing:
+            self.fired["missing at close"] += 1
+        else:
+            member.round_members = order.members
+            key = (order.step, order.stage, order.round)
+            self.rounds.setdefault(key, {})[member.name] = dict(member.contributions)
+            assert order.tokens[order.members.index(member.name)] == TOKENS * len(member.contributions)
+        self.send(
+            member.name,
+            LEADER,
+            StepClosed(step=order.step, stage=order.stage, round=order.round, missing=closing.missing),
+        )
+
+    def reduce(self, member: Member, order: GoRound) -> None:
+        key = (order.step, order.stage, order.round)
+        broken = any(name in self.dead for name in member.round_members) or self.random.random() < 0.02
+        if broken:
+            self.fired["round failed"] += 1
+            report: object = RoundFailed(step=order.step, stage=order.stage, round=order.round, problem="hole")
+        else:
+            prepared = self.rounds[key]
+            assert set(prepared) == set(member.round_members), "go before everybody had prepared"
+            member.average = frozenset(item for counted in prepared.values() for item in counted.items())
+            assert member.replica.reduced(order.round)
+            report = RoundReduced(
+                step=order.step,
+                stage=order.stage,
+                round=order.round,
+                digest=str(sorted(member.average)),
+                square_norm=1.0,
+            )
+        self.send(member.name, LEADER, report)
+
+    def on_commit(self, member: Member, order: CommitStep) -> None:
+        if not member.replica.commit(order):
+            return
+        assert member.average is not None
+        member.weights.append(member.average)
+        member.average = None
+        member.contributions.clear()
+        member.back_counted.clear()
+        if member.window is not None:
+            member.window.committed(order.step)
+        self.send(
+            member.name,
+            LEADER,
+            StepApplied(step=order.step, stage=order.stage, digest=str(len(member.weights))),
+        )
+
+    # --- microbatches ----------------------------------------------------------------------------------------------
+
+    def pump(self, member: Member) -> None:
+        if member.window is None or member.name in self.dead:
+            return
+        for admission in member.window.admit(0.0):
+            verdict = member.replica.forward(member.window.plan.number, admission.work)
+            if verdict is not Verdict.COMPUTE:
+                self.fired[f"owner's own {verdict}"] += 1
+                member.window.hop_failed(admission.work, "")
+                return
+            self.forward(member, admission.work, 0, member.name, admission.route)
+
+    def frame(self, kind: type, work: Work, stage: int, owner: str, route: tuple[str, ...]) -> BoundaryTensor:
+        number = max(self.members[owner].replica.plan, 1)
+        frame: BoundaryTensor = kind(
+            plan=number, work=work, stage=stage, owner=owner, route=route, codec="fp32", shape=(1, 1, 1)
+        )
+        return frame
+
+    def forward(self, member: Member, work: Work, stage: int, owner: str, route: tuple[str, ...]) -> None:
+        frame = self.frame(Activation, work, stage, owner, route)
+        self.send(member.name, frame.receiver, frame)
+
+    def backward(self, member: Member, work: Work, stage: int, owner: str, route: tuple[str, ...]) -> None:
+        frame = self.frame(BoundaryGradient, work, stage, owner, route)
+        self.send(member.name, frame.receiver, frame)
+
+    def on_frame(self, member: Member, frame: BoundaryTensor) -> None:
+        if member.name == frame.owner:
+            self.on_owner_frame(member, frame)
+            return
+        replica = member.replica
+        is_forward = isinstance(frame, Activation)
+        verdict = (replica.forward if is_forward else replica.backward)(frame.plan, frame.work)
+        if verdict is Verdict.WAIT:
+            member.waiting.append(frame)
+        elif verdict is Verdict.COMPUTE:
+            self.forward(member, frame.work, frame.stage + 1, frame.owner, frame.route)
+        elif verdict in (Verdict.COUNT, Verdict.ANSWER):
+            if verdict is Verdict.COUNT:
+                owner = self.members[frame.owner]
+                assert owner.window is not None
+                member.contributions[frame.work.lease] = self.cursors[frame.owner, frame.work.step, frame.work.lease]
+            else:
+                self.fired["answered from the books"] += 1
+            self.backward(member, frame.work, frame.stage - 1, frame.owner, frame.route)
+
+    @property
+    def cursors(self) -> dict[tuple[str, int, Lease], int]:
+        """What text a lease of a step carries: asked of the owner's window while it lives."""
+        found = {}
+        for member in self.members.values():
+            if member.window is not None:
+                for lease, item in member.window._items.items():
+                    found[member.name, member.window.step, lease] = item.cursor
+        return found
+
+    def on_owner_frame(self, member: Member, frame: BoundaryTensor) -> None:
+        window = member.window
+        assert window is not None
+        cursor = window.cursor_of(frame.work)
+        if cursor is None:
+            return
+        if isinstance(frame, Activation):
+            member.back_counted.add(frame.work.lease)
+            self.backward(member, frame.work, len(frame.route) - 1, member.name, frame.route)
+            return
+        verdict = member.replica.backward(frame.plan, frame.work)
+        if verdict not in (Verdict.COUNT, Verdict.ANSWER):
+            return
+        assert frame.work.lease in member.back_counted
+        if verdict is Verdict.COUNT:
+            member.contributions[frame.work.lease] = cursor
+        route = window.complete(frame.work)
+        assert route == frame.route
+        self.send(
+            member.name,
+            LEADER,
+            MicrobatchDone(work=frame.work, route=frame.route, tokens=TOKENS, loss_sum=1.0, cursor=cursor),
+        )
+
+    def check_end(self) -> None:
+        """I3 and I4: live replicas of a group hold equal weights, made of every recorded step once."""
+        if self.halted:
+            return
+        assert self.leader.phase is Phase.FINISHED
+        ledgers = [
+            frozenset((done.work.lease, done.cursor) for _, done in record.work) for record in self.records
+        ]
+        for member in self.members.values():
+            if member.name not in self.dead:
+                assert member.weights == ledgers
+        spent = [
+            (owner, done.cursor) for record in self.records for owner, done in record.work
+        ]
+        assert len(spent) == len(set(spent)), "a sample was used twice"
