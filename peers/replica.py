@@ -16,7 +16,6 @@ Frames of a later step or plan wait; those of an earlier one are stale. Nothing 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from swarm.wire.messages import CloseStep, CommitStep, GoRound, Lease, ReopenStep, Work
@@ -76,6 +75,10 @@ class Replica:
 
     # --- frames ----------------------------------------------------------------------------------------------------
 
+    def is_early(self, plan: int, work: Work) -> bool:
+        """Whether a frame belongs to a later step or plan."""
+        return work.step > self.step or plan > self.plan
+
     def forward(self, plan: int, work: Work) -> Verdict:
         """An activation arrived; COMPUTE replaces an earlier attempt at the same lease."""
         verdict = self._timely(plan, work)
@@ -102,12 +105,14 @@ class Replica:
         """Whether the lease is in the books of the current step."""
         return lease in self._counted
 
-    def uncount(self, leases: Iterable[Lease]) -> None:
-        """The shell could not count these, or took them back."""
-        self._counted.difference_update(leases)
+    def reset(self) -> None:
+        """The sums are gone: nothing is counted, whatever was prepared."""
+        self._counted.clear()
+        self._forwarded.clear()
+        self.state = State.OPEN
 
     def _timely(self, plan: int, work: Work) -> Verdict:
-        if work.step > self.step or plan > self.plan:
+        if self.is_early(plan, work):
             return Verdict.WAIT
         if work.step < self.step or plan < self.plan or self.state is not State.OPEN:
             return self._refuse()

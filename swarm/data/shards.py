@@ -48,6 +48,11 @@ class Shard:
     skipped_files: int
     """Files of the folder that were not text."""
 
+    def sampling_seed(self, run_seed: int) -> int:
+        """Of this shard's order in this run, 64 bits: two owners never walk in step."""
+        digest = hashlib.sha256(f"{run_seed}/{self.checksum}".encode()).digest()
+        return int.from_bytes(digest[:8], "little")
+
     @classmethod
     def open(cls, config: RunConfig, path: Path, cache_dir: Path, tokenizer: Tokenizer) -> Shard:
         """Tokenise a shard, or map what an earlier process tokenised.
@@ -130,11 +135,13 @@ def _tokenise(files: Sequence[Path], stem: Path, tokenizer: Tokenizer, *, tolera
             except ShardUnreadable as error:
                 if not tolerant:
                     raise
-                _log.warning("skipped: %s", error.problem)
+                _log.debug("skipped: %s", error.problem)
                 skipped_files += 1
                 output.seek(start)
                 output.truncate()
         num_bytes = output.tell()
+    if skipped_files:
+        _log.warning("%d of %d files of the shard are not text and were skipped", skipped_files, len(files))
     itemsize = token_dtype(tokenizer.vocab_size).itemsize
     described = _Description(num_bytes // itemsize, sha256_of(tokens), skipped_files)
     with replacing(stem.with_suffix(".json")) as output:

@@ -20,14 +20,15 @@ def source_files(path: Path) -> list[Path]:
     """The files of a shard, in an order that does not depend on the file system.
 
     Args:
-        path: a file, or a folder that is searched to its bottom.
+        path: a file, or a folder that is searched to its bottom, except for hidden files and folders.
 
     Raises:
         ShardUnreadable: nothing there, or a folder that cannot be listed.
     """
     try:
         if path.is_dir():
-            return sorted(file for file in path.rglob("*") if file.is_file())
+            found = (file for file in path.rglob("*") if not _is_hidden(file.relative_to(path)))
+            return sorted(file for file in found if file.is_file())
         if path.is_file():
             return [path]
     except OSError as error:
@@ -57,6 +58,11 @@ def read_text(path: Path) -> Iterator[str]:
                 yield document if document.endswith("\n") else document + "\n"
     except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
         raise ShardUnreadable(f"cannot read {path} ({error})", "convert it to UTF-8 text or take it out") from None
+
+
+def _is_hidden(path: Path) -> bool:
+    # Such as the innards of a version control system.
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _plain_text(path: Path) -> Iterator[str]:

@@ -34,6 +34,7 @@ def materialise(model: PreTrainedModel, root: nn.Module, root_name: str, seed: i
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.default_generator.manual_seed(_module_seed(seed, name))
             model._init_weights(module)
+    root.float()
     for name, tensor in [*root.named_parameters(prefix=root_name), *root.named_buffers(prefix=root_name)]:
         if tensor.is_floating_point() and bool(tensor.isnan().any()):
             raise ModelUnsupported(f"transformers gives {name} no initial value", LLAMA_KIND)
@@ -49,9 +50,10 @@ def _allocate(root: nn.Module) -> None:
 
 
 def _unset(meta: torch.Tensor) -> torch.Tensor:
-    # NaN, so that a tensor which nobody initialises is noticed instead of trained.
+    # NaN, so that a tensor which nobody initialises is noticed instead of trained. Double, because torch draws normal
+    # fp32 numbers by vector instructions that differ between processors in the last bit; rounding hides that.
     if meta.is_floating_point():
-        return torch.full_like(meta, torch.nan, device="cpu")
+        return torch.full_like(meta, torch.nan, device="cpu", dtype=torch.float64)
     return torch.zeros_like(meta, device="cpu")
 
 

@@ -166,9 +166,16 @@ def named_global_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]
         found += _named_layers(back, module.prefix, module.back_first)
         found += _named(back.norm, f"{module.prefix}.norm")
         found += _named(module.back_model.lm_head, "lm_head")
-        # Later entries win in a dictionary, and of two names of one parameter the first is to stay.
-        return list({id(value): (name, value) for name, value in reversed(found)}.values())[::-1]
+        return _each_once(found)
     return list(module.named_parameters())
+
+
+def _each_once(entries: list[tuple[str, nn.Parameter]]) -> list[tuple[str, nn.Parameter]]:
+    """Drop later names of a parameter that was named before."""
+    first_names: dict[int, tuple[str, nn.Parameter]] = {}
+    for name, parameter in entries:
+        first_names.setdefault(id(parameter), (name, parameter))
+    return list(first_names.values())
 
 
 def _named(module: nn.Module, prefix: str) -> list[tuple[str, nn.Parameter]]:

@@ -12,31 +12,14 @@ from collections.abc import Sequence
 import torch
 from hivemind.proto import runtime_pb2
 
-from swarm.errors import ReductionFailed
+from swarm.net.round_plan import RoundBroken
 
 # Received bytes are immutable and only ever read; torch warns although nothing writes.
 warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)
 
-GO_ON = "repeat the round with the members that are left"
-
 _COMPRESSION = {"fp32": runtime_pb2.CompressionType.NONE, "fp16": runtime_pb2.CompressionType.FLOAT16}
 _EXPONENT = struct.Struct("<i")
 _SMALLEST_EXPONENT, _LARGEST_EXPONENT = -113, 126  # so that 2**exponent and its inverse are normal in fp32
-
-
-class RoundBroken(ReductionFailed):
-    """A round that cannot finish, and the member it broke on.
-
-    Args:
-        problem: as in SwarmError.
-        blamed: base58 id of the member to blame; empty when nobody is known to be.
-    """
-
-    code = "S501"
-
-    def __init__(self, problem: str, blamed: str = "") -> None:
-        super().__init__(problem, GO_ON)
-        self.blamed = blamed
 
 
 class MalformedPartError(ValueError):

@@ -16,42 +16,23 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from contextlib import aclosing
-
-# typing's, because hivemind reads this annotation and knows no other AsyncIterator.
-from typing import AsyncIterator, Protocol, TypeVar  # noqa: UP035
+from typing import TypeVar
 
 import torch
 from hivemind.averaging.allreduce import AllReduceRunner, AveragingMode
 from hivemind.p2p import P2P, P2PContext, PeerID, ServicerBase
 from hivemind.proto import averaging_pb2, runtime_pb2
 
-from swarm.net.reduction_parts import MalformedPartError, OrderedReducer, RoundBroken, cut, decode_part, encode_part
+from swarm.net.reduction_parts import MalformedPartError, OrderedReducer, cut, decode_part, encode_part
+from swarm.net.round_plan import RoundBroken, RoundPlan
 
 T = TypeVar("T")
 
 PART_BYTES = 2**19
 LINGER_S = 1.0  # how long a refused stream stays open, or the daemon may cut the refusal off
-
-
-class Plan(Protocol):
-    """What the runner needs of a round's plan; see `swarm.net.allreduce.RoundPlan`."""
-
-    @property
-    def round_id(self) -> bytes: ...
-    @property
-    def members(self) -> tuple[str, ...]: ...
-    @property
-    def weights(self) -> tuple[float, ...]: ...
-    @property
-    def fractions(self) -> tuple[float, ...]: ...
-    @property
-    def codec(self) -> str: ...
-    @property
-    def sender_timeout_s(self) -> float: ...
-    @property
-    def reducer_timeout_s(self) -> float: ...
+GRACE_S = 0.25  # how long a closed stream waits for a better reason: its peer may have left for another's fault
 
 
 class StrictRunner(AllReduceRunner):  # type: ignore[misc]
@@ -68,7 +49,7 @@ class StrictRunner(AllReduceRunner):  # type: ignore[misc]
     """
 
     def __init__(
-        self, p2p: P2P, servicer_type: type[ServicerBase], plan: Plan, tensors: Sequence[torch.Tensor]
+        self, p2p: P2P, servicer_type: type[ServicerBase], plan: RoundPlan, tensors: Sequence[torch.Tensor]
     ) -> None:
         self._plan = plan
         self._shapes = [tensor.shape for tensor in tensors]
@@ -81,7 +62,7 @@ class StrictRunner(AllReduceRunner):  # type: ignore[misc]
             group_id=plan.round_id,
             # One tensor a member: parts then end where shares end. Nobody is in client mode, even with no share:
             # client-mode peers send everything before they read, which deadlocks with streams held open.
-            tensors=[share for share in flat.split(shares) if share.numel()],
+            tensors=[share for share in torch.split(flat, shares) if share.numel()],
             peer_fractions=tuple(float(share) for share in shares),
             modes=[AveragingMode.NODE] * len(shares),
             ordered_peer_ids=[PeerID.from_base58(member) for member in plan.members],
@@ -100,7 +81,7 @@ class StrictRunner(AllReduceRunner):  # type: ignore[misc]
         ]
         sizes = [part.numel() for part in itertools.chain(*self._parts)]
         self._averages = torch.empty_like(flat)
-        results = iter(self._averages.split(sizes))
+        results = iter(torch.split(self._averages, sizes))
         self._results = [tuple(itertools.islice(results, len(parts))) for parts in self._parts]
         self._reducer = OrderedReducer(plan.weights, plan.codec)
         self._broken: RoundBroken | None = None
@@ -140,7 +121,7 @@ class StrictRunner(AllReduceRunner):  # type: ignore[misc]
             self.break_off(RoundBroken("the round was cancelled here", self.peer_id.to_base58()))
             raise
         sizes = [shape.numel() for shape in self._shapes]
-        for values, shape in zip(self._averages.split(sizes), self._shapes, strict=True):
+        for values, shape in zip(torch.split(self._averages, sizes), self._shapes, strict=True):
             yield values.view(shape)
 
     async def _exchange(self) -> None:
@@ -184,6 +165,7 @@ class StrictRunner(AllReduceRunner):  # type: ignore[misc]
         except RoundBroken as broken:
             self.break_off(broken)
         except Exception as error:  # noqa: BLE001 - whatever the daemon's client raises, it is a hole
+            await asyncio.sleep(GRACE_S)
             self.break_off(RoundBroken(f"the stream to {peer_id} failed ({error!r})", peer_id.to_base58()))
         if self._broken is not None:
             raise self._broken
@@ -201,11 +183,14 @@ class StrictRunner(AllReduceRunner):  # type: ignore[misc]
             for count, result in enumerate(self._results[index]):
                 answer = await self._bounded(anext(answers, None), self._plan.reducer_timeout_s)
                 if answer is None:
+                    await self._bounded(asyncio.sleep(GRACE_S), self._plan.reducer_timeout_s)
                     raise self._ended(peer_id, f"averages of {count} of {len(self._results[index])} parts")
                 self._raise_if_refused(answer, peer_id)
                 result.copy_(decode_part(self._plan.codec, answer.tensor_part, result.numel()))
             have_all.set()
-            if await self._bounded(anext(answers, None), self._plan.reducer_timeout_s) is not None:
+            extra = await self._bounded(anext(answers, None), self._plan.reducer_timeout_s)
+            if extra is not None:
+                self._raise_if_refused(extra, peer_id)
                 raise RoundBroken(f"{peer_id} sent more averages than parts", peer_id.to_base58())
 
     async def _send_share(self, index: int, have_all: asyncio.Event) -> AsyncIterator[averaging_pb2.AveragingData]:
@@ -230,7 +215,7 @@ class StrictRunner(AllReduceRunner):  # type: ignore[misc]
 
     async def rpc_aggregate_part(
         self, stream: AsyncIterator[averaging_pb2.AveragingData], context: P2PContext
-    ) -> AsyncIterator[averaging_pb2.AveragingData]:
+    ) -> AsyncGenerator[averaging_pb2.AveragingData, None]:
         """Average a member's parts with everybody's and answer with the averages.
 
         Args:
@@ -255,12 +240,13 @@ class StrictRunner(AllReduceRunner):  # type: ignore[misc]
             yield refusal(averaging_pb2.INTERNAL_ERROR, broken.blamed)
             await asyncio.sleep(LINGER_S)
         except (asyncio.CancelledError, GeneratorExit):
-            self.break_off(self._ended(sender, "its stream only in part"))
+            gone = self._ended(sender, "its stream only in part")
+            asyncio.get_running_loop().call_later(GRACE_S, self.break_off, gone)
             raise
 
     async def _average_for(
         self, stream: AsyncIterator[averaging_pb2.AveragingData], sender: PeerID
-    ) -> AsyncIterator[runtime_pb2.Tensor]:
+    ) -> AsyncGenerator[runtime_pb2.Tensor, None]:
         index = self.ordered_peer_ids.index(sender)
         own_parts = self._parts[self._me]
         try:

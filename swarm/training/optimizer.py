@@ -4,7 +4,7 @@ pure, so that all replicas of all stages apply the same step."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import nn
@@ -83,7 +83,7 @@ def apply(
     """Apply one step to one piece of the model, and clear its gradients.
 
     Args:
-        optimizer: from `build_optimizer`; every parameter's `grad` holds the averaged gradient.
+        optimizer: from `build_optimizer`; `grad` holds the averaged gradient; parameters without one stay as they are.
         config: the run's.
         schedule: the run's.
         step: number of the step, from 0.
@@ -95,6 +95,46 @@ def apply(
         group["lr"] = rate
         if factor != 1.0:
             for parameter in group["params"]:
-                parameter.grad.mul_(factor)
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """What an optimizer remembers, for checkpoints and joiners.
+
+    Args:
+        optimizer: from `build_optimizer`.
+
+    Returns:
+        `<global parameter name>/<what>` to tensor, not copied; empty before the first step.
+    """
+    return {
+        f"{name}/{what}": value
+        for name, parameter in _named(optimizer)
+        for what, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def load_state_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Make an optimizer remember what another one did.
+
+    Args:
+        optimizer: from `build_optimizer`, of the same kind.
+        tensors: from `state_tensors`, of these parameters or more; copied.
+    """
+    optimizer.state.clear()
+    names = dict(_named(optimizer))
+    for key, value in tensors.items():
+        name, _, what = key.partition("/")
+        if name in names:
+            # AdamW counts its steps on the CPU, wherever the parameter is.
+            device = names[name].device if value.dim() else value.device
+            optimizer.state[names[name]][what] = value.detach().to(device, copy=True)
+
+
+def _named(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter]]:
+    for group in optimizer.param_groups:
+        yield from zip(group["param_names"], group["params"], strict=True)

@@ -113,6 +113,31 @@ class Heartbeat:
     computed_tokens: int
 
 
+# --- the directory -------------------------------------------------------------------------------------------------
+
+
+@message(80)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerRecord:
+    """A member announces itself in the DHT; sealed by it, valid until `expires_at_s`."""
+
+    certificate: bytes
+    capabilities: Capabilities
+    expires_at_s: float
+
+
+@message(81)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderRecord:
+    """The leading scheduler announces itself and its newest sealed plan (empty before the first)."""
+
+    certificate: bytes
+    term: int
+    addresses: tuple[str, ...]
+    plan: bytes
+    expires_at_s: float
+
+
 # --- the plan ------------------------------------------------------------------------------------------------------
 
 
@@ -376,6 +401,22 @@ class StepApplied:
     step: int
     stage: int
     digest: str
+
+
+@message(62)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orders:
+    """Messages from the leader to a member, in order, each encoded; none at all asks whether the member lives."""
+
+    items: tuple[bytes, ...]
+
+
+@message(63)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reports:
+    """Messages from a member to the leader, in order, each encoded."""
+
+    items: tuple[bytes, ...]
 
 
 @message(60)

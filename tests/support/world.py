@@ -311,7 +311,9 @@ class World:
 
     def reduce(self, member: Member, order: GoRound) -> None:
         key = (order.step, order.stage, order.round)
-        broken = any(name in self.dead for name in member.round_members) or self.random.random() < 0.02
+        broken = any(name in self.dead for name in member.round_members)
+        if self.leader._failed_rounds < 3:  # five in a row halt the run, rightly
+            broken |= self.random.random() < 0.02
         if broken:
             self.fired["round failed"] += 1
             report: object = RoundFailed(step=order.step, stage=order.stage, round=order.round, problem="hole")

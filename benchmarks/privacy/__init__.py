@@ -1,0 +1,1 @@
+"""Everything that leaves a process, caught and searched for text."""

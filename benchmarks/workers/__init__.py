@@ -1,0 +1,1 @@
+"""Processes that cases start: one member, one peer each."""

@@ -1,0 +1,151 @@
+"""The shell of a host: activations and gradients in, computed, on to the next hop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+
+from torch import Tensor
+
+from peers.member import GroupMember
+from peers.replica import Verdict
+from swarm.config import RunConfig
+from swarm.errors import ProtocolError, SwarmError
+from swarm.net.channel import Delivery
+from swarm.net.endpoint import Endpoint
+from swarm.plan import Plan
+from swarm.training.compute import Compute, Priority
+from swarm.training.stage import TrunkStage
+from swarm.wire import compression
+from swarm.wire.messages import Activation, BoundaryGradient, BoundaryTensor, HopFailed
+
+MAX_WAITING = 4096
+"""Frames of later steps that a host holds back; a plan's windows never come near."""
+
+
+class Host:
+    """Computes one trunk stage for whoever's route leads here.
+
+    Args:
+        plan: the one that holds; replaced by `adopt`.
+        hop_failed: tells an owner that its microbatch cannot go on.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        plan: Plan,
+        endpoint: Endpoint,
+        compute: Compute,
+        member: GroupMember,
+        stage: TrunkStage,
+        hop_failed: Callable[[str, HopFailed], None],
+    ) -> None:
+        self._codec = config.numerics.boundary_codec
+        self._plan = plan
+        self._endpoint = endpoint
+        self._compute = compute
+        self._member = member
+        self._stage = stage
+        self._hop_failed = hop_failed
+        self._waiting: list[Delivery] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.computed_tokens = 0
+
+    def adopt(self, plan: Plan) -> None:
+        """A newer plan with the same span for this host holds."""
+        self._plan = plan
+        self._member.replica.adopt(plan.number)
+        self.wake()
+
+    def wake(self) -> None:
+        """Look again at frames that came too early."""
+        waiting, self._waiting = self._waiting, []
+        for delivery in waiting:
+            self.take(delivery)
+
+    def take(self, delivery: Delivery) -> None:
+        """A boundary tensor arrived."""
+        frame = delivery.message
+        assert isinstance(frame, Activation | BoundaryGradient)
+        replica = self._member.replica
+        if replica.is_early(frame.plan, frame.work) and len(self._waiting) < MAX_WAITING:
+            self._waiting.append(delivery)
+            return
+        if not self._is_ours(frame, delivery.remote_id):
+            replica.refused += 1
+            delivery.release()
+            return
+        try:
+            # Before the books see it: what cannot be computed must not be counted.
+            tensor = compression.decode(self._codec, delivery.payload, frame.shape)
+        except ProtocolError as error:
+            delivery.release()
+            self._hop_failed(frame.owner, HopFailed(work=frame.work, peer=delivery.remote_id, problem=error.problem))
+            return
+        if isinstance(frame, Activation):
+            if replica.forward(frame.plan, frame.work) is Verdict.COMPUTE:
+                self._start(self._forward(frame, tensor, delivery))
+                return
+        else:
+            verdict = replica.backward(frame.plan, frame.work)
+            if verdict is Verdict.COUNT:
+                self._member.begin_count()
+            if verdict in (Verdict.COUNT, Verdict.ANSWER):
+                self._start(self._backward(frame, tensor, delivery, count=verdict is Verdict.COUNT))
+                return
+        delivery.release()
+
+    def _is_ours(self, frame: Activation | BoundaryGradient, remote_id: str) -> bool:
+        """Whether the frame is for our stage, from the hop before, on a route of the plan."""
+        stages = self._plan.stages
+        if frame.plan != self._plan.number or len(frame.route) != len(stages) or frame.owner not in self._plan.owners:
+            return False
+        if frame.stage != self._member.replica.stage or frame.receiver != self._endpoint.peer_id:
+            return False
+        on_plan = all(peer in stage.replicas for peer, stage in zip(frame.route, stages, strict=True))
+        return on_plan and frame.sender == remote_id
+
+    def _start(self, job: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(job)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _forward(self, frame: Activation, hidden: Tensor, delivery: Delivery) -> None:
+        def job() -> memoryview:
+            return compression.encode(self._codec, self._stage.forward(frame.work, hidden))
+
+        onward = replace(frame, stage=frame.stage + 1)
+        try:
+            payload = await self._compute.run(Priority.FORWARD, job)
+        except ProtocolError as error:
+            self._hop_failed(frame.owner, HopFailed(work=frame.work, peer=self._endpoint.peer_id, problem=error.problem))
+            return
+        finally:
+            delivery.release()
+        await self._pass_on(onward, payload)
+
+    async def _backward(self, frame: BoundaryGradient, gradient: Tensor, delivery: Delivery, *, count: bool) -> None:
+        def job() -> memoryview:
+            return compression.encode(self._codec, self._stage.backward(frame.work, gradient, count=count))
+
+        whole = False
+        try:
+            payload = await self._compute.run(Priority.BACKWARD, job)
+            whole = True
+        finally:
+            delivery.release()
+            if count:
+                await self._member.end_count(whole=whole)
+        if count:
+            self.computed_tokens += frame.shape[0] * frame.shape[1]
+        await self._pass_on(replace(frame, stage=frame.stage - 1), payload)
+
+    async def _pass_on(self, onward: BoundaryTensor, payload: memoryview) -> None:
+        try:
+            await self._endpoint.send(onward.receiver, onward, payload)
+        except SwarmError as error:
+            if onward.receiver != onward.owner:
+                report = HopFailed(work=onward.work, peer=onward.receiver, problem=error.problem)
+                self._hop_failed(onward.owner, report)

@@ -1,0 +1,177 @@
+"""The shell around one replica's part in a step: closes, reduces, commits, as the leader orders."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from torch import Tensor
+
+from peers.replica import Replica
+from swarm.errors import SwarmError
+from swarm.net.allreduce import RoundPlan, StrictRounds, digest_and_square_norm
+from swarm.training.compute import Compute, Priority
+from swarm.training.stage import EndsStage, TrunkStage
+from swarm.wire.messages import (
+    CloseStep,
+    CommitStep,
+    GoRound,
+    Lease,
+    ReopenStep,
+    RoundFailed,
+    RoundReduced,
+    StepApplied,
+    StepClosed,
+)
+
+StepOrder = CloseStep | GoRound | ReopenStep | CommitStep
+
+
+class GroupMember:
+    """One replica: its books, its tensors, and its rounds.
+
+    Args:
+        replica: decides.
+        stage: holds the tensors.
+        compute: runs what touches them.
+        rounds: averages.
+        peer_id: our own.
+        fingerprint: of the run; part of every round's id.
+        gradient_codec: of the rounds.
+        report: tells the leader.
+        on_step: called after every committed step.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        stage: TrunkStage | EndsStage,
+        compute: Compute,
+        rounds: StrictRounds,
+        peer_id: str,
+        fingerprint: str,
+        gradient_codec: str,
+        report: Callable[[object], None],
+        on_step: Callable[[], None],
+    ) -> None:
+        self.replica = replica
+        self.stage = stage
+        self._compute = compute
+        self._rounds = rounds
+        self._peer_id = peer_id
+        self._fingerprint = fingerprint
+        self._codec = gradient_codec
+        self._report = report
+        self._on_step = on_step
+        self._counting = 0
+        self._settled = asyncio.Event()
+        self._prepared: bytes | None = None
+        self._reducing: asyncio.Task[None] | None = None
+        self._averaged: list[Tensor] | None = None
+        self.snapshots: dict[int, dict[str, bytes]] = {}
+
+    def begin_count(self) -> None:
+        """A microbatch entered the books; the next close waits until `end_count`."""
+        self._counting += 1
+
+    async def end_count(self, *, whole: bool) -> None:
+        """The microbatch is in the sums; or only a part of it may be, and everything is counted anew."""
+        if not whole:
+            self.replica.reset()
+            await self._compute.run(Priority.STEP, self.stage.reset)
+        self._counting -= 1
+        if not self._counting:
+            self._settled.set()
+
+    async def handle(self, order: StepOrder) -> None:
+        """Carry out one order; orders come one at a time."""
+        if isinstance(order, CloseStep):
+            await self._close(order)
+        elif isinstance(order, GoRound):
+            if self.replica.go(order):
+                self._reducing = asyncio.create_task(self._reduce(order))
+        elif isinstance(order, ReopenStep):
+            if self.replica.reopen(order):
+                self._drop_round()
+        else:
+            await self._commit(order)
+
+    def close(self) -> None:
+        """Stop, in whatever state."""
+        self._drop_round()
+
+    async def _close(self, order: CloseStep) -> None:
+        while self._counting:
+            self._settled.clear()
+            await self._settled.wait()
+        closing = self.replica.close(order)
+        if closing is None:
+            return
+        self._drop_round()
+        missing = closing.missing
+        if closing.retract and not await self._retract(closing.retract):
+            self.replica.reset()
+            missing = order.counted
+        if not missing:
+            await self._prepare(order)
+        self._report(StepClosed(step=order.step, stage=order.stage, round=order.round, missing=missing))
+
+    async def _retract(self, leases: tuple[Lease, ...]) -> bool:
+        if isinstance(self.stage, TrunkStage) and await self._compute.run(
+            Priority.STEP, self.stage.retract, leases
+        ):
+            return True
+        await self._compute.run(Priority.STEP, self.stage.reset)
+        return False
+
+    async def _prepare(self, order: CloseStep) -> None:
+        own_tokens = order.tokens[order.members.index(self._peer_id)]
+        gradient = await self._compute.run(Priority.STEP, self.stage.mean_gradient, own_tokens)
+        round_id = f"{self._fingerprint}/{order.term}/{order.plan}/{order.step}/{order.stage}/{order.round}".encode()
+        plan = RoundPlan(
+            round_id=round_id,
+            members=order.members,
+            weights=tuple(float(tokens) for tokens in order.tokens),
+            fractions=(1.0,) * len(order.members),
+            codec=self._codec,
+        )
+        self._rounds.prepare(plan, gradient)
+        self._prepared = round_id
+
+    async def _reduce(self, order: GoRound) -> None:
+        assert self._prepared is not None
+        try:
+            averaged = await self._rounds.go(self._prepared)
+            digest, square_norm = await asyncio.to_thread(digest_and_square_norm, averaged)
+        except SwarmError as error:
+            report = RoundFailed(step=order.step, stage=order.stage, round=order.round, problem=error.problem)
+            self._report(report)
+            return
+        self._prepared = None
+        if self.replica.reduced(order.round):
+            self._averaged = averaged
+            self._report(
+                RoundReduced(
+                    step=order.step, stage=order.stage, round=order.round, digest=digest, square_norm=square_norm
+                )
+            )
+
+    def _drop_round(self) -> None:
+        if self._reducing is not None:
+            self._reducing.cancel()
+            self._reducing = None
+        if self._prepared is not None:
+            self._rounds.abort(self._prepared)
+            self._prepared = None
+        self._averaged = None
+
+    async def _commit(self, order: CommitStep) -> None:
+        averaged = self._averaged
+        if averaged is None or not self.replica.commit(order):
+            return
+        self._averaged = None
+        digest = await self._compute.run(Priority.STEP, self.stage.apply, order.step, averaged, order.grad_norm)
+        if order.snapshot:
+            self.snapshots = {order.step + 1: await self._compute.run(Priority.STEP, self.stage.snapshot)}
+        self._report(StepApplied(step=order.step, stage=order.stage, digest=digest))
+        self._on_step()

@@ -1,0 +1,262 @@
+"""The shell of a data owner: text stays here, boundary tensors go out and their gradients come home."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from peers.member import GroupMember
+from peers.replica import Verdict
+from peers.window import Admission, Window
+from swarm.config import RunConfig
+from swarm.data.sampler import microbatch
+from swarm.data.shards import Shard
+from swarm.errors import ProtocolError, SwarmError
+from swarm.net.channel import Delivery
+from swarm.net.deadlines import Deadline
+from swarm.net.endpoint import Endpoint
+from swarm.plan import Plan
+from swarm.training.compute import Compute, Priority
+from swarm.training.stage import EndsStage
+from swarm.wire import compression
+from swarm.wire.messages import (
+    Activation,
+    BoundaryGradient,
+    GrantLeases,
+    HopFailed,
+    Lease,
+    MicrobatchDone,
+    PeersLost,
+    ReplayWork,
+    SuspectPeer,
+    Work,
+)
+
+OVERDUE_FLOOR_S = 20.0
+"""A microbatch is never sent again sooner: on a busy machine a hop may take seconds."""
+_CHECK_S = 1.0
+_PAUSE_AFTER_FAILURE_S = 0.2
+
+WindowOrder = GrantLeases | ReplayWork | PeersLost
+
+
+@dataclass(slots=True)
+class _OnTheWay:
+    """What the owner needs when the activation or gradient of an attempt comes home."""
+
+    labels: Tensor
+    loss_sum: float = 0.0
+
+
+class Owner:
+    """Drives the microbatches of one private shard.
+
+    Args:
+        plan: the one that holds; replaced by `adopt`.
+        next_cursor: first microbatch of the shard that no committed step has used.
+        report: tells the leader.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        plan: Plan,
+        step: int,
+        shard: Shard,
+        next_cursor: int,
+        endpoint: Endpoint,
+        compute: Compute,
+        member: GroupMember,
+        ends: EndsStage,
+        report: Callable[[object], None],
+    ) -> None:
+        self._config = config
+        self._codec = config.numerics.boundary_codec
+        self._shard = shard
+        self._seed = shard.sampling_seed(config.seed)
+        self._endpoint = endpoint
+        self._compute = compute
+        self._member = member
+        self._ends = ends
+        self._report = report
+        self.window = Window(plan, step, next_cursor)
+        self._on_the_way: dict[Lease, _OnTheWay] = {}
+        self._round_trip = Deadline(floor_s=OVERDUE_FLOOR_S, first_s=60.0)
+        self._started_s: dict[Lease, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._clock = asyncio.create_task(self._watch_overdue())
+        self.computed_tokens = 0
+
+    # --- orders ----------------------------------------------------------------------------------------------------
+
+    def adopt(self, plan: Plan) -> None:
+        """A newer plan holds from the step that is open."""
+        self._member.replica.adopt(plan.number)
+        self.window.adopt(plan)
+
+    def handle(self, order: WindowOrder) -> None:
+        """Carry out one order of the leader."""
+        if isinstance(order, GrantLeases):
+            self.window.grant(order)
+        elif isinstance(order, ReplayWork):
+            self.window.replay(order)
+        else:
+            self.window.peers_lost(order.peers)
+        self._pump()
+
+    def committed(self) -> None:
+        """The step that was open is committed."""
+        self.window.committed(self.window.step)
+        self._on_the_way.clear()
+        self._started_s.clear()
+
+    def hop_failed(self, report: HopFailed) -> None:
+        """A hop could not be taken: go around it, and tell the leader."""
+        if self.window.hop_failed(report.work, report.peer):
+            self._report(SuspectPeer(peer=report.peer, problem=report.problem))
+            self._start(self._pump_later())
+
+    async def close(self) -> None:
+        """Stop driving."""
+        for task in [self._clock, *self._tasks]:
+            task.cancel()
+        await asyncio.gather(self._clock, *self._tasks, return_exceptions=True)
+
+    # --- going out -------------------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        for admission in self.window.admit(time.monotonic()):
+            verdict = self._member.replica.forward(self.window.plan.number, admission.work)
+            if verdict is Verdict.COMPUTE:
+                self._start(self._send_out(admission))
+
+    async def _pump_later(self) -> None:
+        await asyncio.sleep(_PAUSE_AFTER_FAILURE_S)
+        self._pump()
+
+    async def _send_out(self, admission: Admission) -> None:
+        work = admission.work
+        self._started_s[work.lease] = time.monotonic()
+        ids, labels = microbatch(self._shard.train_tokens, self._config, self._seed, admission.cursor)
+        self._on_the_way[work.lease] = _OnTheWay(torch.from_numpy(labels))
+
+        def job() -> tuple[memoryview, tuple[int, ...]]:
+            hidden = self._ends.front(work, torch.from_numpy(ids))
+            return compression.encode(self._codec, hidden), tuple(hidden.shape)
+
+        payload, shape = await self._compute.run(Priority.FORWARD, job)
+        frame = Activation(
+            plan=self.window.plan.number,
+            work=work,
+            stage=0,
+            owner=self._endpoint.peer_id,
+            route=admission.route,
+            codec=self._codec,
+            shape=shape,
+        )
+        await self._send(frame, payload)
+
+    async def _send(self, frame: Activation | BoundaryGradient, payload: memoryview) -> None:
+        try:
+            await self._endpoint.send(frame.receiver, frame, payload)
+        except SwarmError as error:
+            self.hop_failed(HopFailed(work=frame.work, peer=frame.receiver, problem=error.problem))
+
+    # --- coming home -----------------------------------------------------------------------------------------------
+
+    def take(self, delivery: Delivery) -> None:
+        """A boundary tensor came home; attempts that no longer matter are dropped."""
+        frame = delivery.message
+        assert isinstance(frame, Activation | BoundaryGradient)
+        home = len(frame.route) if isinstance(frame, Activation) else -1
+        wanted = self.window.cursor_of(frame.work) is not None
+        if not wanted or frame.stage != home or frame.sender != delivery.remote_id:
+            delivery.release()
+            return
+        try:
+            tensor = compression.decode(self._codec, delivery.payload, frame.shape)
+        except ProtocolError as error:
+            delivery.release()
+            self.hop_failed(HopFailed(work=frame.work, peer=delivery.remote_id, problem=error.problem))
+            return
+        if isinstance(frame, Activation):
+            self._member.begin_count()
+            self._start(self._turn_around(frame, tensor, delivery))
+            return
+        verdict = self._member.replica.backward(frame.plan, frame.work)
+        if verdict in (Verdict.COUNT, Verdict.ANSWER):
+            self._member.begin_count()
+            self._start(self._finish(frame, tensor, delivery, count=verdict is Verdict.COUNT))
+        else:
+            delivery.release()
+
+    async def _turn_around(self, frame: Activation, hidden: Tensor, delivery: Delivery) -> None:
+        home = self._on_the_way[frame.work.lease]
+
+        def job() -> tuple[float, memoryview]:
+            loss_sum, gradient = self._ends.back(frame.work, hidden, home.labels)
+            return loss_sum, compression.encode(self._codec, gradient)
+
+        whole = False
+        try:
+            home.loss_sum, payload = await self._compute.run(Priority.LOSS, job)
+            whole = True
+        finally:
+            delivery.release()
+            await self._member.end_count(whole=whole)
+        gradient = BoundaryGradient(
+            plan=frame.plan,
+            work=frame.work,
+            stage=len(frame.route) - 1,
+            owner=frame.owner,
+            route=frame.route,
+            codec=frame.codec,
+            shape=frame.shape,
+        )
+        await self._send(gradient, payload)
+
+    async def _finish(self, frame: BoundaryGradient, gradient: Tensor, delivery: Delivery, *, count: bool) -> None:
+        def job() -> None:
+            self._ends.front_backward(frame.work, gradient, count=count)
+
+        whole = False
+        try:
+            await self._compute.run(Priority.BACKWARD, job)
+            whole = True
+        finally:
+            delivery.release()
+            await self._member.end_count(whole=whole)
+        self._done(frame.work)
+
+    def _done(self, work: Work) -> None:
+        cursor = self.window.cursor_of(work)
+        route = self.window.complete(work)
+        if route is None or cursor is None:
+            return
+        self._round_trip.observe(time.monotonic() - self._started_s[work.lease])
+        tokens = self._config.microbatch_tokens
+        self.computed_tokens += tokens
+        loss_sum = self._on_the_way[work.lease].loss_sum
+        self._report(MicrobatchDone(work=work, route=route, tokens=tokens, loss_sum=loss_sum, cursor=cursor))
+        self._pump()
+
+    # --- time ------------------------------------------------------------------------------------------------------
+
+    async def _watch_overdue(self) -> None:
+        while True:
+            await asyncio.sleep(_CHECK_S)
+            for work, route in self.window.overdue(time.monotonic(), self._round_trip.seconds):
+                for peer in route:
+                    problem = f"microbatch {work.lease.number} of step {work.step} is overdue"
+                    self._report(SuspectPeer(peer=peer, problem=problem))
+            self._pump()
+
+    def _start(self, job: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(job)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

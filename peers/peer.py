@@ -1,0 +1,376 @@
+"""A volunteer's process: let in by an invite, measured, given a stage or a window, and told when to go home."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from peers.assignment import Assignment
+from peers.probe import measure_bytes_per_s, measure_layer_s, usable_memory_bytes
+from swarm.admission import Certificate, Invite, Membership, read_invite, unseal
+from swarm.config import NodeConfig, RunConfig
+from swarm.data.shards import Shard
+from swarm.data.tokenizer import load_tokenizer
+from swarm.errors import InviteInvalid, NetworkError, PeerUnavailable, RunError, RunMismatch, StateDirectoryBusy
+from swarm.identity import Identity
+from swarm.model.blueprint import Layout, layout
+from swarm.net.allreduce import StrictRounds
+from swarm.net.channel import Delivery, Reply
+from swarm.net.directory import LIFETIME_S, Directory, expiry
+from swarm.net.endpoint import Endpoint
+from swarm.net.libp2p import Libp2pTransport, start_daemon
+from swarm.net.outbox import Outbox, unpack
+from swarm.plan import Plan
+from swarm.training.compute import Compute, Priority
+from swarm.training.device import Device
+from swarm.wire.messages import (
+    Ack,
+    Activation,
+    Admit,
+    Admitted,
+    AssignPlan,
+    BoundaryGradient,
+    Capabilities,
+    FetchState,
+    Heartbeat,
+    HopFailed,
+    LeaderRecord,
+    ListState,
+    Orders,
+    PeerRecord,
+    Register,
+    Reports,
+    RunFinished,
+)
+from swarm.wire.payloads import PayloadRules
+
+_HEARTBEAT_S = 2.0
+_LEADER_RETRY_S = 0.5
+_LEADER_PATIENCE_S = 120.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Joined:
+    """What admission gave us."""
+
+    invite: Invite
+    identity: Identity
+    certificate: bytes
+    roles: tuple[str, ...]
+    config: RunConfig
+    tokenizer_json: str
+
+
+@dataclass(slots=True)
+class Peer:
+    """The composition root of a volunteer's process.
+
+    Args:
+        node: this machine's configuration.
+        joined: the run, and our place in it.
+        shard: our private data; None for a peer that only hosts.
+        say: shows people what happens and what is waited for.
+    """
+
+    node: NodeConfig
+    joined: Joined
+    endpoint: Endpoint
+    directory: Directory
+    rounds: StrictRounds
+    compute: Compute
+    device: Device
+    layout: Layout
+    shard: Shard | None
+    addresses: tuple[str, ...]
+    say: Say
+    assignment: Assignment | None = None
+    outbox: Outbox | None = None
+    _orders: asyncio.Queue[object] = field(default_factory=asyncio.Queue)
+    _early: list[Delivery] = field(default_factory=list)
+    _leader: str = ""
+    _term: int = 0
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until the leader says that the run is finished.
+
+        Raises:
+            RunError: the run ended with a problem.
+        """
+        self._serve()
+        capabilities = await self._measure()
+        async with asyncio.TaskGroup() as tasks:
+            background = [
+                tasks.create_task(self._announce(capabilities)),
+                tasks.create_task(self._tell_people()),
+            ]
+            try:
+                await self._register(capabilities)
+                await self._obey()
+            finally:
+                for task in background:
+                    task.cancel()
+                if self.assignment is not None:
+                    await self.assignment.close()
+                if self.outbox is not None:
+                    await self.outbox.close()
+
+    def _serve(self) -> None:
+        self.endpoint.on_request(Orders, self._on_orders, role="scheduler")
+        self.endpoint.on_request(HopFailed, self._on_hop_failed, role="host")
+        self.endpoint.on_request(ListState, self._on_list_state)
+        self.endpoint.on_request(FetchState, self._on_fetch_state)
+        for kind in (Activation, BoundaryGradient):
+            self.endpoint.on_frame(kind, self._on_tensor)
+
+    async def _measure(self) -> Capabilities:
+        layer_s = 0.0
+        if "host" in self._roles:
+            self.say("measuring one layer of the run's model")
+            layer_s = await self.compute.run(
+                Priority.STEP, measure_layer_s, self.joined.config, self.layout, self.device
+            )
+        self._leader = await self._find_leader()
+        self.say("measuring the way to the scheduler")
+        return Capabilities(
+            roles=self._roles,
+            addresses=self.addresses,
+            memory_bytes=usable_memory_bytes(self.node, self.device),
+            layer_seconds=layer_s,
+            bytes_per_s=await measure_bytes_per_s(self.endpoint, self._leader),
+        )
+
+    @property
+    def _roles(self) -> tuple[str, ...]:
+        """What we are here for: an owner has brought a shard."""
+        return tuple(role for role in self.joined.roles if role != "owner" or self.shard is not None)
+
+    async def _find_leader(self) -> str:
+        deadline_s = time.monotonic() + _LEADER_PATIENCE_S
+        while time.monotonic() < deadline_s:
+            records = await self.directory.read(LeaderRecord)
+            if records:
+                return max(records, key=lambda peer: records[peer].term)
+            self.say("waiting for a scheduler to lead the run")
+            await asyncio.sleep(_LEADER_RETRY_S)
+        raise PeerUnavailable(
+            f"no scheduler announced itself within {_LEADER_PATIENCE_S:.0f} s", "ask the admin whether one runs"
+        )
+
+    async def _register(self, capabilities: Capabilities) -> None:
+        await self.endpoint.request(self._leader, Register(capabilities=capabilities))
+        self.outbox = Outbox(self.endpoint, self._leader, Reports)
+        self.say("registered; waiting for a plan")
+
+    async def _announce(self, capabilities: Capabilities) -> None:
+        while True:
+            record = PeerRecord(
+                certificate=self.joined.certificate, capabilities=capabilities, expires_at_s=expiry()
+            )
+            await self.directory.publish(record)
+            await asyncio.sleep(LIFETIME_S / 3)
+
+    async def _tell_people(self) -> None:
+        while True:
+            await asyncio.sleep(_HEARTBEAT_S)
+            if self.assignment is None or self.outbox is None:
+                continue
+            waiting_for = self.assignment.waiting_for
+            self.say(self.assignment.status)
+            tokens = self.assignment.computed_tokens
+            self.outbox.post(Heartbeat(waiting_for=waiting_for, computed_tokens=tokens))
+
+    # --- the leader's orders ---------------------------------------------------------------------------------------
+
+    async def _on_orders(self, delivery: Delivery) -> Reply:
+        assert isinstance(delivery.message, Orders)
+        if delivery.remote_id == self._leader:
+            for order in unpack(delivery.message):
+                self._orders.put_nowait(order)
+        return Reply(Ack())
+
+    async def _obey(self) -> None:
+        while True:
+            order = await self._orders.get()
+            if isinstance(order, RunFinished):
+                if order.problem:
+                    raise RunError(f"the run ended: {order.problem}", "ask the admin; nothing is wrong on this machine")
+                self.say("the run is finished")
+                return
+            if isinstance(order, AssignPlan):
+                await self._adopt(order)
+            elif self.assignment is not None:
+                await self.assignment.handle(order)
+
+    async def _adopt(self, order: AssignPlan) -> None:
+        plan, signer = unseal(order.sealed, Plan)
+        current = 0 if self.assignment is None else self.assignment.plan.number
+        if signer != self._leader or plan.fingerprint != self.joined.config.fingerprint or plan.number <= current:
+            return
+        if self.assignment is not None:
+            self.assignment.adopt(plan)
+            return
+        groups = plan.groups_of(self.endpoint.peer_id)
+        if not groups:
+            self.say("standing by: the plan has no stage for this peer")
+            return
+        assert self.outbox is not None
+        self.say("building the layers of this peer's stage")
+        self.assignment = await Assignment.build(
+            config=self.joined.config,
+            layout=self.layout,
+            plan=plan,
+            endpoint=self.endpoint,
+            compute=self.compute,
+            device=self.device,
+            rounds=self.rounds,
+            shard=self.shard,
+            state_dir=self.node.state_dir,
+            keep_bytes=usable_memory_bytes(self.node, self.device) // 4,
+            report=self.outbox.post,
+        )
+        early, self._early = self._early, []
+        for delivery in early:
+            self.assignment.take(delivery)
+
+    # --- other peers -----------------------------------------------------------------------------------------------
+
+    def _on_tensor(self, delivery: Delivery) -> None:
+        if self.assignment is None:
+            self._early.append(delivery)  # our neighbours have their plan already; credits bound what they send
+        else:
+            self.assignment.take(delivery)
+
+    async def _on_hop_failed(self, delivery: Delivery) -> Reply:
+        assert isinstance(delivery.message, HopFailed)
+        if self.assignment is not None:
+            self.assignment.hop_failed(delivery.message, delivery.remote_id)
+        return Reply(Ack())
+
+    async def _on_list_state(self, delivery: Delivery) -> Reply:
+        assert isinstance(delivery.message, ListState)
+        if self.assignment is None:
+            raise RunError("this peer holds no stage", "ask another replica")
+        return self.assignment.list_state(delivery.message)
+
+    async def _on_fetch_state(self, delivery: Delivery) -> Reply:
+        assert isinstance(delivery.message, FetchState)
+        if self.assignment is None:
+            raise RunError("this peer holds no stage", "ask another replica")
+        return self.assignment.fetch_state(delivery.message)
+
+
+# --- getting there -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say) -> AsyncIterator[Peer]:
+    """Join a run: everything that can be wrong with an invite, a shard or a machine turns up here.
+
+    Args:
+        invite_text: as the admin sent it.
+        node: this machine's configuration.
+        data: the private shard; None to host only.
+        say: shows people what happens.
+
+    Raises:
+        SwarmError: with the number of what is wrong.
+    """
+    invite = read_invite(invite_text, time.time())
+    with _locked(node.state_dir):
+        identity_path = node.state_dir / "identity.key"
+        identity = Identity.load_or_create(identity_path)
+        say("starting the network daemon")
+        p2p = await start_daemon(identity_path, node.listen_host, node.listen_port, invite.bootstrap)
+        transport = Libp2pTransport(p2p)
+        membership = Membership(invite.fingerprint, invite.admin_public_key)
+        endpoint = Endpoint(transport, membership, invite.fingerprint)
+        compute = Compute(node.threads)
+        try:
+            joined = await _admitted(invite, invite_text, identity, endpoint)
+            config = joined.config
+            shard = await asyncio.to_thread(_open_shard, joined, node, data, say)
+            model_layout = await asyncio.to_thread(layout, config)
+            device = Device(node.device, config.numerics.precision)
+            endpoint.certificate = joined.certificate
+            endpoint.rules = PayloadRules(
+                (config.batch.microbatch_sequences, config.data.context_tokens, model_layout.hidden_size),
+                config.numerics.boundary_codec,
+            )
+            rounds = await StrictRounds.create(p2p)
+            directory = await Directory.create(
+                p2p, identity, membership, config.fingerprint, joined.certificate, invite.bootstrap
+            )
+            await endpoint.start()
+            addresses = tuple(str(address) for address in await p2p.get_visible_maddrs())
+            yield Peer(
+                node, joined, endpoint, directory, rounds, compute, device, model_layout, shard, addresses, say
+            )
+            await directory.close()
+            await rounds.close()
+        finally:
+            await endpoint.close()
+            compute.close()
+
+
+@contextlib.contextmanager
+def _locked(state_dir: Path) -> Iterator[None]:
+    """One process a state directory: two with one identity would cut each other off."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    with (state_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StateDirectoryBusy(
+                f"another process uses {state_dir}", "stop it, or give this one another --state-dir"
+            ) from None
+        yield
+
+
+async def _admitted(invite: Invite, text: str, identity: Identity, endpoint: Endpoint) -> Joined:
+    """Show the invite to the schedulers it names, one after the other."""
+    problem: NetworkError | None = None
+    for address in invite.bootstrap:
+        scheduler = address.rpartition("/p2p/")[2]
+        try:
+            reply, _ = await endpoint.request(scheduler, Admit(invite=text))
+        except NetworkError as error:
+            problem = error
+            continue
+        if not isinstance(reply, Admitted):
+            continue
+        config = RunConfig.from_json(reply.run_json)
+        if config.fingerprint != invite.fingerprint:
+            raise RunMismatch(
+                f"the scheduler's run is {config.fingerprint[:12]}, the invite's {invite.fingerprint[:12]}",
+                "ask the admin for a new invite",
+            )
+        certificate = unseal(reply.certificate, Certificate)[0]
+        return Joined(invite, identity, reply.certificate, certificate.roles, config, reply.tokenizer_json)
+    if problem is not None:
+        raise problem
+    raise InviteInvalid("the invite names no scheduler that answers", "ask the run's admin for a new invite")
+
+
+def _open_shard(joined: Joined, node: NodeConfig, data: Path | None, say: Say) -> Shard | None:
+    if data is None:
+        if joined.roles == ("owner",):
+            raise InviteInvalid("this invite is for a data owner, but no shard was given", "add --data PATH")
+        return None
+    if "owner" not in joined.roles:
+        raise InviteInvalid("this invite is for a host, but a shard was given", "ask for an owner's invite")
+    path = None
+    if joined.tokenizer_json:
+        path = node.state_dir / "tokenizer.json"
+        path.write_text(joined.tokenizer_json, encoding="utf-8")
+    say(f"tokenising {data}")
+    tokenizer = load_tokenizer(joined.config, path)
+    return Shard.open(joined.config, data, node.state_dir / "shards", tokenizer)

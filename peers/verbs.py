@@ -1,0 +1,77 @@
+"""`swarm join`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from swarm.config import NodeConfig
+from swarm.telemetry import Teller
+
+_MIB = 1 << 20
+
+
+def join(
+    invite: Annotated[str, typer.Argument(help="The invite as the admin sent it, or a file that holds it.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Private text: a file, a folder, .jsonl or .parquet. It never leaves.")
+    ] = None,
+    state_dir: Annotated[Path, typer.Option(help="Identity, tokenised shard and cursor.")] = Path("~/.swarm"),
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="TCP port to listen on; 0 lets the system choose.")] = 0,
+    memory_mib: Annotated[int, typer.Option(help="Use at most this much memory; 0 for what is free.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of matrix products.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Take part in a run: host layers, and with --data train on your own private text."""
+    node = NodeConfig(
+        state_dir=state_dir.expanduser(),
+        listen_host=host,
+        listen_port=port,
+        memory_bytes=memory_mib * _MIB,
+        threads=threads,
+        device=device,
+    )
+    path = Path(invite) if len(invite) < 256 else None
+    text = path.read_text(encoding="utf-8") if path is not None and path.is_file() else invite
+    teller = Teller(json)
+    try:
+        _run(text, node, data, teller)
+    finally:
+        teller.close()
+
+
+def _run(invite: str, node: NodeConfig, data: Path | None, teller: Teller) -> None:
+    from swarm.admission import read_invite  # noqa: PLC0415 - see below
+
+    read_invite(invite, _now_s())  # a mistyped invite is told at once, not after seconds of loading libraries
+
+    import uvloop  # noqa: PLC0415
+
+    from peers.peer import opened  # noqa: PLC0415 - loads torch
+
+    async def main() -> None:
+        async with opened(invite, node, data, teller.say) as peer:
+            teller.tell({"event": "joined", "peer": peer.endpoint.peer_id})
+            await peer.run()
+
+    uvloop.run(_until_stopped(main()))
+
+
+async def _until_stopped(job: object) -> None:
+    """Turn SIGTERM into the same orderly end as Ctrl+C."""
+    import signal  # noqa: PLC0415
+
+    task = asyncio.ensure_future(job)  # type: ignore[arg-type]
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    await task
+
+
+def _now_s() -> float:
+    import time  # noqa: PLC0415
+
+    return time.time()

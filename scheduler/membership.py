@@ -1,0 +1,58 @@
+"""Who is here, in the scheduler's eyes: admitted, measured, lost. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from swarm.wire.messages import Capabilities
+
+
+@dataclass(slots=True)
+class Roster:
+    """Registered members and when there are enough of them.
+
+    Args:
+        min_hosts, min_owners: the first plan waits for so many.
+    """
+
+    min_hosts: int
+    min_owners: int
+    _members: dict[str, Capabilities] = field(default_factory=dict)
+
+    def register(self, peer: str, admitted: tuple[str, ...], capabilities: Capabilities) -> bool:
+        """Take in what a member measured; False where it claims a role that it was not admitted for."""
+        if not capabilities.roles or not set(capabilities.roles) <= set(admitted):
+            return False
+        if "host" in capabilities.roles and (capabilities.layer_seconds <= 0 or capabilities.bytes_per_s <= 0):
+            return False
+        self._members[peer] = capabilities
+        return True
+
+    def lose(self, peer: str) -> None:
+        """A member is gone."""
+        self._members.pop(peer, None)
+
+    @property
+    def hosts(self) -> dict[str, Capabilities]:
+        """Members that host, in a fixed order."""
+        return self._with("host")
+
+    @property
+    def owners(self) -> dict[str, Capabilities]:
+        """Members that own data, in a fixed order."""
+        return self._with("owner")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the first plan can be made."""
+        return len(self.hosts) >= self.min_hosts and len(self.owners) >= self.min_owners
+
+    @property
+    def waiting_for(self) -> str:
+        """In a person's words."""
+        missing_hosts = max(0, self.min_hosts - len(self.hosts))
+        missing_owners = max(0, self.min_owners - len(self.owners))
+        return f"{missing_hosts} more hosts and {missing_owners} more owners"
+
+    def _with(self, role: str) -> dict[str, Capabilities]:
+        return {peer: found for peer, found in sorted(self._members.items()) if role in found.roles}

@@ -1,0 +1,111 @@
+"""What the scheduler knows of the run, for people and programs: one JSON file, rewritten as things change."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scheduler.step import Record
+from swarm.config import RunConfig
+from swarm.durable import replacing
+from swarm.plan import Plan
+from swarm.wire.messages import Capabilities, Heartbeat
+
+_SMOOTHING = 0.1
+
+
+@dataclass(slots=True)
+class Status:
+    """The run as of now."""
+
+    path: Path
+    config: RunConfig
+    phase: str = "starting"
+    plan: Plan | None = None
+    started_at_s: float = 0.0
+    checkpoint: str = ""
+    _last_step: dict[str, Any] = field(default_factory=dict)
+    _last_step_at_s: float = 0.0
+    _step_s: float = 0.0
+    _peers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _writing: threading.Lock = field(default_factory=threading.Lock)
+
+    def on_registered(self, peer: str, capabilities: Capabilities) -> None:
+        """A member is here."""
+        self._peers[peer] = {
+            "roles": list(capabilities.roles),
+            "memory_bytes": capabilities.memory_bytes,
+            "layer_seconds": capabilities.layer_seconds,
+            "bytes_per_s": capabilities.bytes_per_s,
+            "state": "here",
+            "waiting_for": "",
+            "computed_tokens": 0,
+        }
+
+    def on_heartbeat(self, peer: str, heartbeat: Heartbeat) -> None:
+        """A member says what it waits for."""
+        if peer in self._peers:
+            self._peers[peer] |= {
+                "waiting_for": heartbeat.waiting_for,
+                "computed_tokens": heartbeat.computed_tokens,
+            }
+
+    def on_lost(self, peer: str) -> None:
+        """A member is gone."""
+        if peer in self._peers:
+            self._peers[peer]["state"] = "lost"
+
+    def on_step(self, record: Record) -> dict[str, Any]:
+        """A step was committed; returns what to tell."""
+        now_s = time.time()
+        step_s = now_s - (self._last_step_at_s or self.started_at_s)
+        self._step_s += (step_s - self._step_s) * (_SMOOTHING if self._step_s else 1.0)
+        self._last_step_at_s = now_s
+        left = self.config.schedule.steps - record.step - 1
+        self._last_step = {
+            "event": "step",
+            "step": record.step + 1,
+            "steps": self.config.schedule.steps,
+            "loss": record.loss_sum / record.tokens,
+            "grad_norm": record.grad_norm,
+            "tokens": record.tokens,
+            "tokens_per_s": record.tokens / self._step_s if self._step_s > 0 else 0.0,
+            "eta_s": left * self._step_s,
+            "elapsed_s": now_s - self.started_at_s,
+            "plan": record.plan,
+        }
+        return self._last_step
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as plain values."""
+        return {
+            "run": self.config.name,
+            "fingerprint": self.config.fingerprint,
+            "phase": self.phase,
+            "written_at_s": time.time(),
+            "last_step": self._last_step,
+            "checkpoint": self.checkpoint,
+            "plan": None if self.plan is None else _plan_json(self.plan),
+            "peers": self._peers,
+        }
+
+    def save(self) -> None:
+        """Rewrite the file."""
+        with self._writing, replacing(self.path) as file:
+            file.write(json.dumps(self.as_json()).encode())
+
+
+def _plan_json(plan: Plan) -> dict[str, Any]:
+    return {
+        "number": plan.number,
+        "stages": [
+            {"layers": [stage.first_layer, stage.last_layer], "replicas": list(stage.replicas)}
+            for stage in plan.stages
+        ],
+        "owners": list(plan.owners),
+        "predicted_tokens_per_s": plan.predicted_tokens_per_s,
+    }

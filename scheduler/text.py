@@ -1,0 +1,78 @@
+"""The scheduler's events and status, in words for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+
+def short(peer: str) -> str:
+    """A peer id as people can tell it apart."""
+    return peer[-6:]
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, as few as needed."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def in_words(event: dict[str, Any]) -> str:
+    """One line for an event; empty for those that only programs want."""
+    match event["event"]:
+        case "listening":
+            invites = "\n".join(f"  {role}: swarm join {path}" for role, path in event["invites"].items())
+            return f"listening on {', '.join(event['addresses'])}; let peers join with\n{invites}"
+        case "waiting":
+            return f"waiting for {event['for']}"
+        case "registered":
+            return f"{short(event['peer'])} is here as {' and '.join(event['roles'])}"
+        case "plan":
+            stages = "; ".join(
+                f"layers {stage['layers'][0]}-{stage['layers'][1] - 1}: {', '.join(map(short, stage['replicas']))}"
+                for stage in event["stages"]
+            )
+            rate = f"{event['predicted_tokens_per_s']:,.0f} tokens/s predicted"
+            return f"plan {event['number']}: {stages}; {len(event['owners'])} owners; {rate}"
+        case "step":
+            return (
+                f"step {event['step']}/{event['steps']}  loss {event['loss']:.4f}  "
+                f"{event['tokens_per_s']:,.0f} tokens/s  {duration(event['eta_s'])} to go"
+            )
+        case "lost":
+            return f"lost {short(event['peer'])} in step {event['step']}: {event['problem']}"
+        case "round_failed":
+            return f"a round failed and is repeated: {event['problem']}"
+        case "checkpoint":
+            return f"checkpoint of step {event['step']} in {event['folder']}"
+        case "warning":
+            return f"warning: {event['problem']}"
+        case "finished":
+            return f"finished; the last checkpoint is {event['checkpoint']}"
+    return ""
+
+
+def status_table(status: dict[str, Any]) -> list[Any]:
+    """What `swarm status` prints: a headline and a table of the peers."""
+    step = status["last_step"]
+    headline = f"run {status['run']} · {status['phase']}"
+    if step:
+        headline += f" · {in_words(step)}"
+    table = Table("peer", "part", "state", "tokens", "waits for")
+    for peer, facts in status["peers"].items():
+        part = _part(status["plan"], peer)
+        table.add_row(
+            short(peer), part, facts["state"], f"{facts['computed_tokens']:,}", facts["waiting_for"]
+        )
+    return [headline, "\n", table]
+
+
+def _part(plan: dict[str, Any] | None, peer: str) -> str:
+    if plan is None:
+        return "no plan yet"
+    parts = [f"stage {index}" for index, stage in enumerate(plan["stages"]) if peer in stage["replicas"]]
+    if peer in plan["owners"]:
+        parts.append("owner")
+    return " and ".join(parts) or "stands by"

@@ -1,0 +1,122 @@
+"""`swarm init`, `swarm invite`, `swarm scheduler`, `swarm status`."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from swarm.telemetry import Teller
+
+_DAY_S = 86_400.0
+_INVITE_DAYS = 7.0
+_INVITE_USES = 100
+
+
+def init(
+    run_dir: Annotated[Path, typer.Argument(help="A new folder for the run.")],
+    name: Annotated[str, typer.Option(help="What people call the run.")] = "swarm",
+    config: Annotated[Path | None, typer.Option(help="A run.toml to start from, instead of the small default.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="The consortium's tokenizer.json; bytes without it.")] = None,
+) -> None:
+    """Make a run: its configuration, and the admin's key that signs invites."""
+    from scheduler.new_run import create  # noqa: PLC0415
+
+    created = create(run_dir, name, config, tokenizer)
+    typer.echo(f"made run {created.name!r} in {run_dir}; edit {run_dir / 'run.toml'}, then `swarm scheduler {run_dir}`")
+
+
+def invite(
+    run_dir: Annotated[Path, typer.Argument(help="The run's folder.")],
+    role: Annotated[str, typer.Option(help="host, owner, or both with a comma.")] = "host",
+    uses: Annotated[int, typer.Option(min=1, help="How many peers may use it.")] = 20,
+    expires_days: Annotated[float, typer.Option(min=0.0, help="Days until it expires.")] = _INVITE_DAYS,
+) -> None:
+    """Write an invite to the standard output."""
+    from scheduler.run_dir import RunDir, make_invite  # noqa: PLC0415
+    from swarm.admission import ROLES  # noqa: PLC0415
+    from swarm.errors import ConfigError  # noqa: PLC0415
+
+    roles = tuple(part.strip() for part in role.split(","))
+    if not set(roles) <= set(ROLES):
+        raise ConfigError(f"the role is {role!r}", f"use {', '.join(ROLES)}, or several with commas")
+    folder = RunDir(run_dir)
+    run_config = folder.load_config()
+    admin = folder.load_admin(run_config)
+    typer.echo(make_invite(run_config, admin, folder.addresses(), roles, uses, expires_days * _DAY_S))
+
+
+def scheduler(
+    run_dir: Annotated[Path, typer.Argument(help="The run's folder, from `swarm init`.")],
+    hosts: Annotated[int, typer.Option(min=1, help="Begin when so many hosts are here.")] = 2,
+    owners: Annotated[int, typer.Option(min=1, help="Begin when so many data owners are here.")] = 1,
+    stages: Annotated[int, typer.Option(min=0, help="Cut the trunk into so many stages; 0: the planner decides.")] = 0,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="TCP port to listen on; 0 lets the system choose.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Run the admin's node: admit peers, plan, lead the steps, keep the audit log and the checkpoints."""
+    from scheduler.run_dir import RunDir, make_invite  # noqa: PLC0415
+
+    folder = RunDir(run_dir)
+    folder.load_admin(folder.load_config())  # a missing run is told at once, not after seconds of loading libraries
+
+    import uvloop  # noqa: PLC0415
+
+    from scheduler.node import Node, opened  # noqa: PLC0415 - loads torch
+    from scheduler.text import in_words  # noqa: PLC0415
+
+    teller = Teller(json)
+
+    def tell(event: dict[str, Any]) -> None:
+        if event["event"] == "step":
+            teller.tell(event) if json else teller.say(in_words(event))
+        else:
+            teller.tell(event, in_words(event))
+
+    def write_invites(node: Node) -> None:
+        folder.address.write_text("\n".join(node.addresses), encoding="utf-8")
+        folder.invites.mkdir(exist_ok=True)
+        paths = {}
+        for role in ("host", "owner"):
+            text = make_invite(
+                node.config, node.admin, node.addresses, (role,), _INVITE_USES, _INVITE_DAYS * _DAY_S
+            )
+            paths[role] = folder.invites / f"{role}.txt"
+            paths[role].write_text(text, encoding="utf-8")
+        tell({"event": "listening", "addresses": list(node.addresses), "invites": {k: str(v) for k, v in paths.items()}})
+
+    async def main() -> None:
+        async with opened(folder, host, port, hosts, owners, stages, tell) as node:
+            write_invites(node)
+            await node.run()
+            tell({"event": "finished", "checkpoint": node.status.checkpoint})
+
+    try:
+        uvloop.run(main())
+    finally:
+        teller.close()
+
+
+def status(
+    run_dir: Annotated[Path, typer.Argument(help="The run's folder.")],
+    json: Annotated[bool, typer.Option("--json", help="Everything, as one JSON object.")] = False,
+) -> None:
+    """Show how far a run is, who takes part, and who waits for whom."""
+    from scheduler.run_dir import RunDir  # noqa: PLC0415
+    from scheduler.text import status_table  # noqa: PLC0415
+    from swarm.errors import RunError  # noqa: PLC0415
+
+    folder = RunDir(run_dir)
+    folder.load_config()
+    if not folder.status.exists():
+        raise RunError(f"the run in {run_dir} was never started", f"start `swarm scheduler {run_dir}`")
+    found = json_module.loads(folder.status.read_bytes())
+    if json:
+        typer.echo(json_module.dumps(found))
+    else:
+        from rich.console import Console  # noqa: PLC0415
+
+        Console().print(*status_table(found))

@@ -1,0 +1,177 @@
+"""The DHT as a directory of the run: who is here, who leads. Signed, expiring, schema-checked, members only."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgpack
+from hivemind.dht import DHTNode
+from hivemind.dht.routing import DHTID
+from hivemind.dht.validation import DHTRecord, RecordValidatorBase
+from hivemind.p2p import P2P
+from hivemind.utils.auth import AuthorizerBase
+
+from swarm.admission import Membership, seal, unseal
+from swarm.errors import AdmissionError, PeerUnavailable, ProtocolError
+from swarm.identity import Identity, verify
+from swarm.wire.messages import LeaderRecord, PeerRecord
+
+R = TypeVar("R", PeerRecord, LeaderRecord)
+
+LIFETIME_S = 60.0
+"""A record that is not renewed disappears after this."""
+MAX_RECORD_BYTES = 64 << 10
+_MAX_CLOCK_ERROR_S = 30.0
+_ROLE_OF: dict[type, str | None] = {PeerRecord: None, LeaderRecord: "scheduler"}
+
+
+class Directory:
+    """Publishes and reads records of one run; made with `create`."""
+
+    def __init__(self, node: DHTNode, identity: Identity, fingerprint: str, validator: _Validator) -> None:
+        self._node = node
+        self._identity = identity
+        self._fingerprint = fingerprint
+        self._validator = validator
+
+    @classmethod
+    async def create(
+        cls,
+        p2p: P2P,
+        identity: Identity,
+        membership: Membership,
+        fingerprint: str,
+        certificate: bytes,
+        initial_peers: Sequence[str],
+    ) -> Directory:
+        """Join the DHT through a running daemon.
+
+        Raises:
+            PeerUnavailable: none of `initial_peers` answered, or they refused us.
+        """
+        validator = _Validator(membership, fingerprint)
+        try:
+            node = await DHTNode.create(
+                p2p=p2p,
+                initial_peers=list(initial_peers) or None,
+                record_validator=validator,
+                authorizer=_Authorizer(identity, membership, certificate),
+                num_replicas=5,
+            )
+        except Exception as error:  # noqa: BLE001 - the library raises bare RuntimeError and validation errors here
+            raise PeerUnavailable(
+                f"no peer of the run's directory answered ({error})",
+                "check the network, and this machine's clock: more than 3 s off is refused",
+            ) from None
+        return cls(node, identity, fingerprint, validator)
+
+    async def publish(self, record: PeerRecord | LeaderRecord) -> bool:
+        """Announce a record under our own id until it expires; whether a peer or we ourselves took it."""
+        stored = await self._node.store(
+            _key(self._fingerprint, type(record)),
+            seal(self._identity, record),
+            record.expires_at_s,
+            subkey=self._identity.peer_id,
+        )
+        return bool(stored)
+
+    async def read(self, kind: type[R]) -> dict[str, R]:
+        """All valid records of a kind, by peer id."""
+        found = await self._node.get(_key(self._fingerprint, kind), latest=True)
+        if found is None or not isinstance(found.value, dict):
+            return {}
+        records: dict[str, R] = {}
+        for peer_id, entry in found.value.items():
+            record = self._validator.open(kind, peer_id, entry.value, entry.expiration_time)
+            if record is not None:
+                records[peer_id] = record
+        return records
+
+    async def close(self) -> None:
+        """Leave the DHT; the daemon goes on."""
+        await self._node.shutdown()
+
+
+def expiry() -> float:
+    """When a record made now expires, seconds since 1970."""
+    return time.time() + LIFETIME_S
+
+
+def _key(fingerprint: str, kind: type) -> str:
+    return f"{fingerprint}/{kind.__name__}"
+
+
+class _Validator(RecordValidatorBase):  # type: ignore[misc]
+    """Refuses every record that is not one of this run's, signed by the peer it is filed under."""
+
+    def __init__(self, membership: Membership, fingerprint: str) -> None:
+        self._membership = membership
+        self._kinds = {DHTID.generate(source=_key(fingerprint, kind)).to_bytes(): kind for kind in _ROLE_OF}
+
+    def validate(self, record: DHTRecord) -> bool:
+        kind = self._kinds.get(record.key)
+        if kind is None or len(record.value) > MAX_RECORD_BYTES:
+            return False
+        try:
+            peer_id, value = msgpack.unpackb(record.subkey), msgpack.unpackb(record.value)
+        except (ValueError, msgpack.UnpackException):
+            return False
+        return self.open(kind, peer_id, value, record.expiration_time) is not None
+
+    def open(self, kind: type[R], peer_id: object, value: object, expires_at_s: float) -> R | None:
+        """The record inside, or None where anything about it is wrong."""
+        if not isinstance(peer_id, str) or not isinstance(value, bytes):
+            return None
+        try:
+            record, signer = unseal(value, kind)
+            certificate = self._membership.check(record.certificate, signer, time.time())
+        except (ProtocolError, AdmissionError):
+            return None
+        role = _ROLE_OF[kind]
+        lives_too_long = expires_at_s > time.time() + LIFETIME_S + _MAX_CLOCK_ERROR_S
+        wrong = signer != peer_id or lives_too_long or abs(record.expires_at_s - expires_at_s) > 1e-3
+        return None if wrong or (role is not None and role not in certificate.roles) else record
+
+
+class _Authorizer(AuthorizerBase):  # type: ignore[misc]
+    """Members only: every DHT call and answer is signed by a peer whose certificate comes with it."""
+
+    def __init__(self, identity: Identity, membership: Membership, certificate: bytes) -> None:
+        self._identity = identity
+        self._membership = membership
+        self._certificate = certificate
+
+    async def sign_request(self, request: Any, service_public_key: object) -> None:
+        self._introduce(request.auth.client_access_token)
+        request.auth.time = time.time()
+        request.auth.nonce = secrets.token_bytes(8)
+        request.auth.signature = self._identity.sign(request.SerializeToString())
+
+    async def validate_request(self, request: Any) -> bool:
+        recent = abs(request.auth.time - time.time()) <= _MAX_CLOCK_ERROR_S
+        return recent and self._is_member(request, request.auth.client_access_token)
+
+    async def sign_response(self, response: Any, request: Any) -> None:
+        self._introduce(response.auth.service_access_token)
+        response.auth.nonce = request.auth.nonce
+        response.auth.signature = self._identity.sign(response.SerializeToString())
+
+    async def validate_response(self, response: Any, request: Any) -> bool:
+        same = response.auth.nonce == request.auth.nonce
+        return same and self._is_member(response, response.auth.service_access_token)
+
+    def _introduce(self, token: Any) -> None:
+        token.username = self._identity.peer_id
+        token.signature = self._certificate
+
+    def _is_member(self, message: Any, token: Any) -> bool:
+        try:
+            self._membership.check(token.signature, token.username, time.time())
+        except (AdmissionError, ProtocolError):
+            return False
+        signature = message.auth.signature
+        message.auth.signature = b""
+        return verify(token.username, message.SerializeToString(), signature)

@@ -1,0 +1,134 @@
+"""The transport in production: hivemind's libp2p daemon, one child process, driven from our own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from hivemind.p2p import P2P, PeerID
+from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
+from hivemind.p2p.p2p_daemon_bindings.utils import ControlFailure, P2PDaemonError
+
+from swarm.errors import DaemonFailed, PeerUnavailable, PortTaken
+from swarm.net.transport import ByteStream, StreamHandler
+
+DAEMON_START_S = 60.0
+"""hivemind's own 15 s is the most frequent complaint of its users: a busy machine needs longer."""
+
+_READER_BYTES = 1 << 20
+
+
+async def start_daemon(
+    identity_path: Path, host: str, port: int, initial_peers: Sequence[str]
+) -> P2P:
+    """Start the daemon with our identity, listening on TCP only.
+
+    Args:
+        identity_path: the key file of `swarm.identity`.
+        host, port: to listen on; port 0 lets the system choose.
+        initial_peers: multiaddresses to connect to first.
+
+    Raises:
+        PortTaken: another process listens there.
+        DaemonFailed: the daemon did not start, with its own last words.
+    """
+    if port:
+        _check_port_free(host, port)
+    try:
+        return await P2P.create(
+            initial_peers=list(initial_peers) or None,
+            identity_path=str(identity_path),
+            host_maddrs=[f"/ip4/{host}/tcp/{port}"],
+            startup_timeout=DAEMON_START_S,
+            check_if_identity_free=False,
+            auto_nat=False,
+            nat_port_map=False,
+            use_relay=False,
+        )
+    except (P2PDaemonError, ControlFailure) as error:
+        words = str(error).strip() or type(error).__name__
+        raise DaemonFailed(f"the libp2p daemon did not start ({words})", "check the address and free memory") from None
+
+
+def _check_port_free(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise PortTaken(f"cannot listen on {host}:{port} ({error.strerror})", "choose another --port") from None
+
+
+class Libp2pTransport:
+    """`Transport` over a running daemon."""
+
+    def __init__(self, p2p: P2P) -> None:
+        self.p2p = p2p
+
+    @property
+    def peer_id(self) -> str:
+        """Our own, base58."""
+        return str(self.p2p.peer_id.to_base58())
+
+    async def open(self, peer_id: str, lane: str) -> ByteStream:
+        """See `Transport.open`."""
+        try:
+            _, reader, writer = await self.p2p.call_binary_stream_handler(PeerID.from_base58(peer_id), lane)
+        except (ControlFailure, P2PDaemonError, OSError, EOFError, asyncio.IncompleteReadError) as error:
+            words = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise PeerUnavailable(f"{peer_id} cannot be reached ({words})", "check that it runs") from None
+        return _Stream(peer_id, reader, writer)
+
+    async def serve(self, lane: str, handler: StreamHandler) -> None:
+        """See `Transport.serve`."""
+
+        async def accept(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await handler(_Stream(info.peer_id.to_base58(), reader, writer))
+
+        await self.p2p.add_binary_stream_handler(lane, accept)
+
+    async def close(self) -> None:
+        """See `Transport.close`."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            async with asyncio.timeout(DAEMON_START_S):
+                await self.p2p.shutdown()
+
+
+class _Stream:
+    def __init__(self, remote_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._remote_id = remote_id
+        self._reader = reader
+        self._writer = writer
+        # asyncio pauses the socket at twice its 64 KiB default, which costs a wake-up every 128 KiB of a tensor.
+        self._reader._limit = _READER_BYTES  # type: ignore[attr-defined]
+
+    @property
+    def remote_id(self) -> str:
+        return self._remote_id
+
+    async def read_exactly(self, num_bytes: int) -> bytes:
+        try:
+            return await self._reader.readexactly(num_bytes)
+        except (asyncio.IncompleteReadError, OSError):
+            raise self._gone() from None
+
+    def write(self, *parts: bytes | memoryview) -> None:
+        if not self._writer.is_closing():
+            self._writer.writelines(parts)
+
+    async def drain(self) -> None:
+        if self._writer.is_closing():
+            raise self._gone()
+        try:
+            await self._writer.drain()
+        except OSError:
+            raise self._gone() from None
+
+    def abort(self) -> None:
+        self._writer.transport.abort()
+
+    def _gone(self) -> PeerUnavailable:
+        return PeerUnavailable(f"the stream to {self._remote_id} broke", "it is opened again when needed")

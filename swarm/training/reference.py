@@ -1,0 +1,128 @@
+"""What a run should have computed: one process that replays a ledger on the unsliced model.
+
+It shares the swarm's initial weights, sampler, gradient sums, clipping and optimizer, and nothing else: no slices, no
+routes, no rounds. A run is exact if its losses and weights equal these up to rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from swarm.config import RunConfig
+from swarm.data.sampler import microbatch
+from swarm.data.tokenizer import TokenArray
+from swarm.model.slices import build_full, named_global_parameters
+from swarm.training.device import Device
+from swarm.training.evaluate import loss_sum
+from swarm.training.stage import Stage
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LedgerItem:
+    """One microbatch as its owner cut it."""
+
+    tokens: TokenArray
+    """The owner's training tokens, [tokens]."""
+    seed: int
+    """Of the owner's order: `Shard.sampling_seed`."""
+    cursor: int
+    """As the ledger recorded it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedStep:
+    """One step's figures."""
+
+    step: int
+    """From 0."""
+    tokens: int
+    """Of the global batch."""
+    mean_loss: float
+    """Nats a token, before the step's update."""
+    grad_norm: float
+    """Of the averaged gradient, before clipping."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """What replaying gave."""
+
+    steps: tuple[ReplayedStep, ...]
+    model: PreTrainedModel
+    """After the last step, in evaluation mode."""
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The final weights by global name, tied ones once; they share the model's memory."""
+        return {name: parameter.detach() for name, parameter in named_global_parameters(self.model)}
+
+
+class _WholeModel(Stage):
+    """The run as a single stage with a single replica."""
+
+    def __init__(self, config: RunConfig, device: Device) -> None:
+        self.model = build_full(config)
+        super().__init__(config, device, self.model)
+
+    def count(self, item: LedgerItem) -> float:
+        """Add a microbatch's gradient to the sums.
+
+        Returns:
+            Sum of the tokens' losses.
+        """
+        ids, labels = microbatch(item.tokens, self.config, item.seed, item.cursor)
+        where = self.device.torch_device
+        with self.device.autocast():
+            total = loss_sum(self.model, torch.from_numpy(ids).to(where), torch.from_numpy(labels).to(where))
+        total.backward()
+        return float(total.detach())
+
+    def _forget(self) -> None:
+        """No boundaries, so none to forget."""
+
+
+def replay(
+    config: RunConfig,
+    ledger: Iterable[Sequence[LedgerItem]],
+    threads: int,
+    on_step: Callable[[ReplayedStep], None] | None = None,
+    choice: str = "auto",
+) -> Reference:
+    """Train the unsliced model on recorded microbatches.
+
+    Args:
+        config: of the run; the loop ends with the ledger, whatever the schedule says.
+        ledger: the microbatches of one step after the other, from step 0.
+        threads: of this process's matrix products; set for the whole process.
+        on_step: called after every step.
+        choice: of the device, as `NodeConfig.device`.
+
+    Returns:
+        Figures of every step, and the model after the last.
+    """
+    torch.set_num_threads(threads)
+    whole = _WholeModel(config, Device(choice, config.numerics.precision))
+    steps: list[ReplayedStep] = []
+    for step, items in enumerate(ledger):
+        replayed = _step(whole, step, items)
+        steps.append(replayed)
+        if on_step is not None:
+            on_step(replayed)
+    whole.model.eval()
+    return Reference(tuple(steps), whole.model)
+
+
+def _step(whole: _WholeModel, step: int, items: Sequence[LedgerItem]) -> ReplayedStep:
+    losses = [whole.count(item) for item in items]
+    tokens = len(items) * whole.config.microbatch_tokens
+    averaged = whole.mean_gradient(tokens)
+    squares = [float(torch.linalg.vector_norm(gradient, dtype=torch.float64)) ** 2 for gradient in averaged]
+    grad_norm = math.sqrt(math.fsum(squares))
+    whole.apply(step, averaged, grad_norm)
+    return ReplayedStep(step=step, tokens=tokens, mean_loss=math.fsum(losses) / tokens, grad_norm=grad_norm)

@@ -1,0 +1,260 @@
+"""The tensors of one group's replica: a span of the trunk, or an owner's ends.
+
+Gradients are sums over tokens, accumulated in `grad`; they are divided once, when a round is prepared. Graphs of
+forwards are kept until their backward: nothing is computed twice. All methods run on the compute thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from swarm.config import RunConfig
+from swarm.model.slices import build_ends, build_trunk_slice, named_global_parameters
+from swarm.model.spans import LayerSpan
+from swarm.training.checkpoint import split_into_parts
+from swarm.training.device import Device
+from swarm.training.optimizer import apply, build_optimizer, state_tensors
+from swarm.wire.messages import Lease, Work
+
+
+@dataclass(slots=True)
+class _Graph:
+    """A forward that waits for its backward."""
+
+    work: Work
+    hidden: Tensor
+    output: Tensor
+
+
+@dataclass(slots=True)
+class _Kept:
+    """Boundaries of a counted microbatch, for taking it back."""
+
+    hidden: Tensor
+    gradient: Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        return self.hidden.nbytes + self.gradient.nbytes
+
+
+class Stage:
+    """What trunk spans and ends share: parameters, their gradient sums, their optimizer.
+
+    Args:
+        config: of the run.
+        device: of the compute thread.
+        module: with global parameter names.
+    """
+
+    def __init__(self, config: RunConfig, device: Device, module: nn.Module) -> None:
+        self.config = config
+        self.device = device
+        self.module = module.to(device.torch_device)
+        self._named = named_global_parameters(self.module)
+        self._optimizer = build_optimizer(config.optimizer, self._named)
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Of the weights alone."""
+        return sum(parameter.nbytes for _, parameter in self._named)
+
+    def mean_gradient(self, tokens: int) -> list[Tensor]:
+        """The accumulated sums over `tokens` tokens, divided by them; zeros where nothing was counted.
+
+        Returns:
+            One fp32 CPU tensor a parameter; new memory.
+        """
+        means = []
+        for _, parameter in self._named:
+            if parameter.grad is None or tokens == 0:
+                means.append(torch.zeros(parameter.shape))
+            else:
+                means.append((parameter.grad / tokens).cpu())
+        return means
+
+    def apply(self, step: int, averaged: Sequence[Tensor], grad_norm: float) -> str:
+        """Take one optimizer step with the group's averaged gradient and start counting from zero.
+
+        Args:
+            step: number of the step, from 0.
+            averaged: one tensor a parameter, as `mean_gradient`.
+            grad_norm: of the whole model's gradient.
+
+        Returns:
+            SHA-256 of the new weights, hex.
+        """
+        for (_, parameter), gradient in zip(self._named, averaged, strict=True):
+            parameter.grad = gradient.to(parameter.device).reshape(parameter.shape)
+        apply(self._optimizer, self.config.optimizer, self.config.schedule, step, grad_norm)
+        self._forget()
+        return self.digest()
+
+    def reset(self) -> None:
+        """Drop every gradient and boundary of the step: nothing is counted any more."""
+        self._optimizer.zero_grad(set_to_none=True)
+        self._forget()
+
+    def digest(self) -> str:
+        """SHA-256 over the weights' bytes, hex."""
+        digest = hashlib.sha256()
+        for _, parameter in self._named:
+            digest.update(memoryview(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+        return digest.hexdigest()
+
+    def snapshot(self) -> dict[str, bytes]:
+        """The weights and the optimizer's state, by checkpoint part, as safetensors files in memory."""
+        weights = {name: parameter.detach() for name, parameter in self._named}
+        parts = split_into_parts("model", weights)
+        parts |= split_into_parts("optimizer", state_tensors(self._optimizer))
+        return {
+            part: safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+            for part, tensors in parts.items()
+        }
+
+    def _forget(self) -> None:
+        raise NotImplementedError
+
+
+class TrunkStage(Stage):
+    """A contiguous span of decoder layers.
+
+    Args:
+        span: of the trunk.
+        keep_bytes: host memory for boundaries of counted microbatches.
+    """
+
+    def __init__(self, config: RunConfig, device: Device, span: LayerSpan, keep_bytes: int) -> None:
+        super().__init__(config, device, build_trunk_slice(config, span))
+        self._keep_bytes = keep_bytes
+        self._kept_bytes = 0
+        self._graphs: dict[Lease, _Graph] = {}
+        self._kept: dict[Lease, _Kept] = {}
+
+    def forward(self, work: Work, hidden: Tensor) -> Tensor:
+        """Compute the span and keep its graph, which replaces that of an earlier attempt.
+
+        Args:
+            hidden: [sequences, tokens, hidden], fp32, CPU.
+
+        Returns:
+            The next boundary activation, same shape, fp32, CPU.
+        """
+        hidden, output = self._run(hidden)
+        self._graphs[work.lease] = _Graph(work, hidden, output)
+        return output.detach().float().cpu()
+
+    def backward(self, work: Work, gradient: Tensor, *, count: bool) -> Tensor:
+        """Compute the gradient of the input; with `count`, also add to the gradient sums.
+
+        Args:
+            gradient: of the output, [sequences, tokens, hidden], fp32, CPU.
+
+        Returns:
+            Gradient of the input, same shape, fp32, CPU.
+        """
+        graph = self._graphs.pop(work.lease)
+        input_gradient = _backward(graph.output, graph.hidden, gradient, count=count)
+        if count:
+            self._keep(work.lease, graph.hidden.detach(), gradient)
+        return input_gradient.float().cpu()
+
+    def retract(self, leases: Iterable[Lease]) -> bool:
+        """Take counted microbatches out of the sums by computing them again with the opposite sign.
+
+        Returns:
+            False where a boundary is no longer kept; the caller resets.
+        """
+        for lease in leases:
+            kept = self._kept.pop(lease, None)
+            if kept is None:
+                return False
+            self._kept_bytes -= kept.num_bytes
+            hidden, output = self._run(kept.hidden)
+            _backward(output, hidden, -kept.gradient, count=True)
+        return True
+
+    def _run(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = hidden.to(self.device.torch_device).requires_grad_()
+        with self.device.autocast():
+            return hidden, self.module(hidden)
+
+    def _keep(self, lease: Lease, hidden: Tensor, gradient: Tensor) -> None:
+        kept = _Kept(hidden.cpu(), gradient)
+        if self._kept_bytes + kept.num_bytes <= self._keep_bytes:
+            self._kept[lease] = kept
+            self._kept_bytes += kept.num_bytes
+
+    def _forget(self) -> None:
+        self._graphs.clear()
+        self._kept.clear()
+        self._kept_bytes = 0
+
+
+class EndsStage(Stage):
+    """An owner's front and back: everything that sees text."""
+
+    def __init__(self, config: RunConfig, device: Device) -> None:
+        self.ends = build_ends(config)
+        super().__init__(config, device, self.ends)
+        self._fronts: dict[Lease, Tensor] = {}
+        self._back_counted: set[Lease] = set()
+
+    def front(self, work: Work, token_ids: Tensor) -> Tensor:
+        """Embedding and first layers.
+
+        Args:
+            token_ids: [sequences, tokens], int64.
+
+        Returns:
+            The first boundary activation, [sequences, tokens, hidden], fp32, CPU.
+        """
+        with self.device.autocast():
+            output = self.ends.front(token_ids.to(self.device.torch_device))
+        self._fronts[work.lease] = output
+        return output.detach().float().cpu()
+
+    def back(self, work: Work, hidden: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+        """Last layers, head and loss, forward and backward; counted the first time a lease comes.
+
+        Args:
+            hidden: the last boundary activation, [sequences, tokens, hidden], fp32, CPU.
+            labels: [sequences, tokens], int64.
+
+        Returns:
+            Sum of the tokens' losses, and its gradient with respect to `hidden`, fp32, CPU.
+        """
+        hidden = hidden.to(self.device.torch_device).requires_grad_()
+        with self.device.autocast():
+            loss_sum = self.ends.back(hidden, labels.to(self.device.torch_device))
+        count = work.lease not in self._back_counted
+        gradient = _backward(loss_sum, hidden, None, count=count)
+        self._back_counted.add(work.lease)
+        return float(loss_sum), gradient.float().cpu()
+
+    def front_backward(self, work: Work, gradient: Tensor, *, count: bool) -> None:
+        """The end of a microbatch's way: add the front's gradient to the sums, if it counts."""
+        output = self._fronts.pop(work.lease)
+        if count:
+            output.backward(gradient.to(output.device))
+
+    def _forget(self) -> None:
+        self._fronts.clear()
+        self._back_counted.clear()
+
+
+def _backward(output: Tensor, hidden: Tensor, gradient: Tensor | None, *, count: bool) -> Tensor:
+    """Gradient of `hidden`; with `count`, parameters accumulate theirs."""
+    if gradient is not None:
+        gradient = gradient.to(device=output.device, dtype=output.dtype)
+    if not count:
+        return torch.autograd.grad(output, hidden, gradient)[0]
+    output.backward(gradient)
+    assert hidden.grad is not None
+    return hidden.grad

@@ -1,0 +1,300 @@
+"""One suite for every transport: what the endpoint promises holds on libp2p and on the network in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from swarm.admission import Certificate, Membership, seal
+from swarm.errors import AdmissionError, PeerUnavailable, SwarmError
+from swarm.identity import Identity
+from swarm.net.channel import CREDIT_BYTES, Delivery, Reply
+from swarm.net.endpoint import CONTROL, Endpoint
+from swarm.net.libp2p import Libp2pTransport, start_daemon
+from swarm.net.memory import MemoryNetwork
+from swarm.net.transport import Transport
+from swarm.wire import frames
+from swarm.wire.messages import Ack, Activation, Heartbeat, Hello, Lease, SpeedProbe, Work
+from swarm.wire.payloads import PayloadRules
+
+FINGERPRINT = "f" * 64
+SHAPE = (2, 8, 16)
+PAYLOAD = bytes(range(256)) * 4
+
+
+class Net:
+    """Makes connected endpoints of either kind."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.kind = kind
+        self.folder = folder
+        self.admin = Identity.generate()
+        self.memory = MemoryNetwork(seed=7, max_delay_s=0.002)
+        self.addresses: list[str] = []
+        self.endpoints: list[Endpoint] = []
+
+    async def endpoint(self, roles: tuple[str, ...] = ("host",), fingerprint: str = FINGERPRINT) -> Endpoint:
+        identity = Identity.generate()
+        transport = await self.transport(identity)
+        certificate = b""
+        if roles:
+            body = Certificate(
+                fingerprint=FINGERPRINT, peer_id=identity.peer_id, roles=roles, expires_at_s=time.time() + 99
+            )
+            certificate = seal(self.admin, body)
+        membership = Membership(FINGERPRINT, self.admin.public_key)
+        endpoint = Endpoint(transport, membership, fingerprint, certificate, PayloadRules(SHAPE, "fp32"))
+        await endpoint.start()
+        self.endpoints.append(endpoint)
+        return endpoint
+
+    async def transport(self, identity: Identity) -> Transport:
+        if self.kind == "memory":
+            return self.memory.join(identity.peer_id)
+        path = self.folder / identity.peer_id
+        identity.save(path)
+        p2p = await start_daemon(path, "127.0.0.1", 0, self.addresses)
+        self.addresses = [str(address) for address in await p2p.get_visible_maddrs()]
+        return Libp2pTransport(p2p)
+
+
+@pytest.fixture(params=["memory", "libp2p"])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., None]:
+    """Runs an async test body with a `Net` of this kind, on uvloop, and cleans up."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Net]:
+        net = Net(request.param, tmp_path)
+        try:
+            yield net
+        finally:
+            for endpoint in net.endpoints:
+                await endpoint.close()
+
+    def run_body(body: Callable[[Net], object]) -> None:
+        async def main() -> None:
+            async with opened() as net, asyncio.timeout(60):
+                await body(net)  # type: ignore[misc]
+
+        uvloop.run(main())
+
+    return run_body
+
+
+def activation(number: int, owner: str, host: str) -> Activation:
+    return Activation(
+        plan=1, work=Work(0, Lease(number, 0), 0), stage=0, owner=owner, route=(host,), codec="fp32", shape=SHAPE
+    )
+
+
+def test_requests_are_answered_and_the_caller_is_authenticated(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        a, b = await net.endpoint(("owner",)), await net.endpoint()
+        seen: list[Delivery] = []
+
+        async def answer(delivery: Delivery) -> Reply:
+            seen.append(delivery)
+            return Reply(Heartbeat(waiting_for="reply", computed_tokens=len(seen)))
+
+        b.on_request(Heartbeat, answer)
+        replies = await asyncio.gather(
+            *(a.request(b.peer_id, Heartbeat(waiting_for=str(i), computed_tokens=i)) for i in range(50))
+        )
+        assert sorted(message.computed_tokens for message, _ in replies) == list(range(1, 51))
+        assert {delivery.remote_id for delivery in seen} == {a.peer_id}
+        assert {delivery.roles for delivery in seen} == {("owner",)}
+
+    run(body)
+
+
+def test_frames_arrive_whole_and_in_order(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        a, b = await net.endpoint(), await net.endpoint()
+        numbers: list[int] = []
+        finished = asyncio.Event()
+
+        def take(delivery: Delivery) -> None:
+            assert isinstance(delivery.message, Activation)
+            assert delivery.payload == PAYLOAD
+            numbers.append(delivery.message.work.lease.number)
+            delivery.release()
+            if len(numbers) == 200:
+                finished.set()
+
+        b.on_frame(Activation, take)
+        for number in range(200):
+            await a.send(b.peer_id, activation(number, a.peer_id, b.peer_id), PAYLOAD)
+        await finished.wait()
+        assert numbers == list(range(200))
+
+    run(body)
+
+
+def test_a_slow_consumer_stops_its_producer(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        a, b = await net.endpoint(), await net.endpoint()
+        held: list[Delivery] = []
+        probe = bytes(8 << 20)
+        b.on_frame(SpeedProbe, held.append)
+        sent = 0
+
+        async def produce() -> None:
+            nonlocal sent
+            for _ in range(12):
+                await a.send(b.peer_id, SpeedProbe(), probe)
+                sent += 1
+
+        producer = asyncio.create_task(produce())
+        while len(held) < CREDIT_BYTES // len(probe):
+            await asyncio.sleep(0.01)
+        assert not producer.done()
+        assert sent <= CREDIT_BYTES // len(probe) + 1
+        while not producer.done():
+            for delivery in held:
+                delivery.release()
+            await asyncio.sleep(0.01)
+        assert sent == 12
+
+    run(body)
+
+
+def test_a_stranger_gets_no_answer(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        stranger, b = await net.endpoint(()), await net.endpoint()
+        b.on_request(Heartbeat, _ack)
+        with pytest.raises(PeerUnavailable):
+            await stranger.request(b.peer_id, Heartbeat(waiting_for="", computed_tokens=0))
+        assert b.refused == 1
+
+    run(body)
+
+
+def test_another_members_certificate_does_not_help(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        member, thief, b = await net.endpoint(), await net.endpoint(()), await net.endpoint()
+        b.on_request(Heartbeat, _ack)
+        thief.certificate = member.certificate
+        with pytest.raises(PeerUnavailable):
+            await thief.request(b.peer_id, Heartbeat(waiting_for="", computed_tokens=0))
+        assert b.refused == 1
+
+    run(body)
+
+
+def test_another_protocol_version_is_told_both_values(run: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(net: Net) -> None:
+        a, b = await net.endpoint(), await net.endpoint()
+        def hello(endpoint: Endpoint) -> Hello:
+            version = 99 if endpoint is a else 1
+            return Hello(version=version, fingerprint=FINGERPRINT, certificate=endpoint.certificate)
+
+        monkeypatch.setattr(Endpoint, "_hello", hello)
+        with pytest.raises(SwarmError, match=r"S304.*version 99.*1"):
+            await a.request(b.peer_id, Heartbeat(waiting_for="", computed_tokens=0))
+
+    run(body)
+
+
+def test_a_role_is_required_where_one_is_named(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        a, b = await net.endpoint(("host",)), await net.endpoint()
+        b.on_request(Heartbeat, _ack, role="scheduler")
+        with pytest.raises(SwarmError, match="S303"):
+            await a.request(b.peer_id, Heartbeat(waiting_for="", computed_tokens=0))
+
+    run(body)
+
+
+def test_a_wrong_tensor_is_refused_before_it_is_read(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        a, b = await net.endpoint(), await net.endpoint()
+        b.on_frame(Activation, lambda delivery: pytest.fail("the frame was let in"))
+        channel = await a.channel(b.peer_id, CONTROL)
+        await channel.send(activation(0, a.peer_id, b.peer_id), PAYLOAD[:-1])
+        await channel.closed.wait()
+        assert b.refused == 1
+
+    run(body)
+
+
+def test_a_declared_size_beyond_the_cap_allocates_nothing(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        a, b = await net.endpoint(), await net.endpoint()
+        channel = await a.channel(b.peer_id, CONTROL)
+        channel._stream.write(frames._PREFIX.pack(100, 2**40))
+        await channel.closed.wait()
+        assert b.refused == 1
+
+    run(body)
+
+
+def test_a_broken_stream_fails_what_was_pending_and_is_opened_again(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        a, b = await net.endpoint(), await net.endpoint()
+        reached = asyncio.Event()
+
+        async def never(delivery: Delivery) -> Reply:
+            reached.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        b.on_request(Heartbeat, never)
+        b.on_request(SpeedProbe, _ack)
+        pending = asyncio.create_task(a.request(b.peer_id, Heartbeat(waiting_for="", computed_tokens=0)))
+        await reached.wait()
+        (await a.channel(b.peer_id)).abort()
+        with pytest.raises(PeerUnavailable):
+            await pending
+        reply, _ = await a.request(b.peer_id, SpeedProbe())
+        assert isinstance(reply, Ack)
+
+    run(body)
+
+
+def test_an_unreachable_peer_is_an_error(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        a = await net.endpoint()
+        with pytest.raises(PeerUnavailable):
+            await a.request(Identity.generate().peer_id, SpeedProbe())
+
+    run(body)
+
+
+def test_streams_that_break_lose_nothing_silently() -> None:
+    """Loss on the network in memory: a request either has its reply or an error."""
+
+    async def main(folder: Path) -> None:
+        net = Net("memory", folder)
+        a, b = await net.endpoint(), await net.endpoint()
+        b.on_request(Heartbeat, _echo)
+        net.memory.break_probability = 0.05
+        outcomes = {"reply": 0, "error": 0}
+        for number in range(300):
+            try:
+                reply, _ = await a.request(b.peer_id, Heartbeat(waiting_for="", computed_tokens=number))
+            except (PeerUnavailable, AdmissionError):
+                outcomes["error"] += 1
+            else:
+                assert reply.computed_tokens == number
+                outcomes["reply"] += 1
+        assert net.memory.broken > 5
+        assert outcomes["reply"] > 200
+        assert outcomes["error"] > 0
+        for endpoint in net.endpoints:
+            await endpoint.close()
+
+    asyncio.run(main(Path()))
+
+
+async def _ack(delivery: Delivery) -> Reply:
+    return Reply(Ack())
+
+
+async def _echo(delivery: Delivery) -> Reply:
+    return Reply(delivery.message)

@@ -1,0 +1,35 @@
+"""Device and precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from swarm.errors import ConfigError
+from swarm.training.device import Device
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_products_are_taken_in_the_runs_precision(precision: str, dtype: torch.dtype) -> None:
+    device = Device("cpu", precision)
+    assert device.torch_device.type == "cpu"
+    with device.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_two_devices_in_one_process_keep_their_precision() -> None:
+    exact, mixed = Device("cpu", "fp32"), Device("cpu", "bf16")
+    with exact.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    with mixed.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+def test_free_memory_is_measured() -> None:
+    assert Device("auto", "fp32").free_memory_bytes() > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_missing_gpu_is_named() -> None:
+    with pytest.raises(ConfigError, match="sees no GPU"):
+        Device("cuda", "fp32")
