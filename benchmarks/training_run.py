@@ -74,7 +74,9 @@ class FinishedRun:
             steps = self.steps
             started_s.append(time.monotonic())
             for step in steps:
-                yield [LedgerItem(shards[work.owner].train_tokens, seeds[work.owner], work.cursor) for work in step.work]
+                yield [
+                    LedgerItem(shards[work.owner].train_tokens, seeds[work.owner], work.cursor) for work in step.work
+                ]
 
         reference = replay(self.config, ledger(), threads, on_step)
         return reference, time.monotonic() - started_s[0]

@@ -120,7 +120,9 @@ class Host:
         try:
             payload = await self._compute.run(Priority.FORWARD, job)
         except ProtocolError as error:
-            self._hop_failed(frame.owner, HopFailed(work=frame.work, peer=self._endpoint.peer_id, problem=error.problem))
+            self._hop_failed(
+                frame.owner, HopFailed(work=frame.work, peer=self._endpoint.peer_id, problem=error.problem)
+            )
             return
         finally:
             delivery.release()

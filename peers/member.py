@@ -117,9 +117,7 @@ class GroupMember:
         self._report(StepClosed(step=order.step, stage=order.stage, round=order.round, missing=missing))
 
     async def _retract(self, leases: tuple[Lease, ...]) -> bool:
-        if isinstance(self.stage, TrunkStage) and await self._compute.run(
-            Priority.STEP, self.stage.retract, leases
-        ):
+        if isinstance(self.stage, TrunkStage) and await self._compute.run(Priority.STEP, self.stage.retract, leases):
             return True
         await self._compute.run(Priority.STEP, self.stage.reset)
         return False

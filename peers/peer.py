@@ -172,9 +172,7 @@ class Peer:
 
     async def _announce(self, capabilities: Capabilities) -> None:
         while True:
-            record = PeerRecord(
-                certificate=self.joined.certificate, capabilities=capabilities, expires_at_s=expiry()
-            )
+            record = PeerRecord(certificate=self.joined.certificate, capabilities=capabilities, expires_at_s=expiry())
             await self.directory.publish(record)
             await asyncio.sleep(LIFETIME_S / 3)
 
@@ -300,20 +298,15 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
             shard = await asyncio.to_thread(_open_shard, joined, node, data, say)
             model_layout = await asyncio.to_thread(layout, config)
             device = Device(node.device, config.numerics.precision)
-            endpoint.certificate = joined.certificate
-            endpoint.rules = PayloadRules(
-                (config.batch.microbatch_sequences, config.data.context_tokens, model_layout.hidden_size),
-                config.numerics.boundary_codec,
-            )
+            shape = (config.batch.microbatch_sequences, config.data.context_tokens, model_layout.hidden_size)
+            endpoint.become_member(joined.certificate, PayloadRules(shape, config.numerics.boundary_codec))
             rounds = await StrictRounds.create(p2p)
             directory = await Directory.create(
                 p2p, identity, membership, config.fingerprint, joined.certificate, invite.bootstrap
             )
             await endpoint.start()
             addresses = tuple(str(address) for address in await p2p.get_visible_maddrs())
-            yield Peer(
-                node, joined, endpoint, directory, rounds, compute, device, model_layout, shard, addresses, say
-            )
+            yield Peer(node, joined, endpoint, directory, rounds, compute, device, model_layout, shard, addresses, say)
             await directory.close()
             await rounds.close()
         finally:

@@ -30,7 +30,9 @@ class Router:
         """
         route = []
         for stage in self.plan.stages:
-            live = [pair for pair in zip(stage.replicas, stage.routing_weights, strict=True) if pair[0] not in self.lost]
+            live = [
+                pair for pair in zip(stage.replicas, stage.routing_weights, strict=True) if pair[0] not in self.lost
+            ]
             if not live:
                 return None
             healthy = [pair for pair in live if pair[0] not in avoid] or live

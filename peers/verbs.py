@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -46,32 +45,24 @@ def join(
 
 
 def _run(invite: str, node: NodeConfig, data: Path | None, teller: Teller) -> None:
-    from swarm.admission import read_invite  # noqa: PLC0415 - see below
+    from swarm.admission import read_invite
 
     read_invite(invite, _now_s())  # a mistyped invite is told at once, not after seconds of loading libraries
 
-    import uvloop  # noqa: PLC0415
+    import uvloop
 
-    from peers.peer import opened  # noqa: PLC0415 - loads torch
+    from peers.peer import opened
+    from swarm.signals import until_stopped
 
     async def main() -> None:
         async with opened(invite, node, data, teller.say) as peer:
             teller.tell({"event": "joined", "peer": peer.endpoint.peer_id})
             await peer.run()
 
-    uvloop.run(_until_stopped(main()))
-
-
-async def _until_stopped(job: object) -> None:
-    """Turn SIGTERM into the same orderly end as Ctrl+C."""
-    import signal  # noqa: PLC0415
-
-    task = asyncio.ensure_future(job)  # type: ignore[arg-type]
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    await task
+    uvloop.run(until_stopped(main()))
 
 
 def _now_s() -> float:
-    import time  # noqa: PLC0415
+    import time
 
     return time.time()

@@ -61,7 +61,7 @@ def create(run_dir: Path, name: str, config: Path | None, tokenizer: Path | None
 
 
 def _identify(tokenizer: Path) -> str:
-    from swarm.data.tokenizer import identify  # noqa: PLC0415 - loads a library that most runs do not need
+    from swarm.data.tokenizer import identify
 
     try:
         return identify(tokenizer.read_text(encoding="utf-8"))
@@ -71,8 +71,8 @@ def _identify(tokenizer: Path) -> str:
 
 def _check(run: RunConfig, tokenizer: Path | None) -> None:
     """Find out now what peers would find out later: a model that cannot be built, a tokenizer that does not fit."""
-    from swarm.data.tokenizer import load_tokenizer  # noqa: PLC0415 - loads torch and transformers
-    from swarm.model.blueprint import layout  # noqa: PLC0415
+    from swarm.data.tokenizer import load_tokenizer
+    from swarm.model.blueprint import layout
 
     layout(run)
     load_tokenizer(run, tokenizer)

@@ -246,9 +246,7 @@ class Node:
 
     def _first_plan(self, placement: Placement) -> Plan:
         stages = tuple(
-            StagePlan(
-                first_layer=span.first, last_layer=span.last, replicas=replicas, routing_weights=weights
-            )
+            StagePlan(first_layer=span.first, last_layer=span.last, replicas=replicas, routing_weights=weights)
             for span, replicas, weights in zip(placement.spans, placement.replicas, placement.weights, strict=True)
         )
         return Plan(
@@ -336,7 +334,7 @@ class Node:
                 frozenset(self.leader.lost),
                 num_steps,
                 dict(self._cursors),
-                self.run_dir.tokenizer_json(),
+                self.run_dir.tokenizer_of(self.config).to_json(),
                 self.run_dir.checkpoints,
             )
         except SwarmError as error:
@@ -350,9 +348,7 @@ class Node:
     def _outbox(self, peer: str) -> Outbox:
         outbox = self._outboxes.get(peer)
         if outbox is None:
-            outbox = Outbox(
-                self.endpoint, peer, Orders, _MAX_FAILURES, lambda problem: self._on_lost(peer, problem)
-            )
+            outbox = Outbox(self.endpoint, peer, Orders, _MAX_FAILURES, lambda problem: self._on_lost(peer, problem))
             self._outboxes[peer] = outbox
         return outbox
 

@@ -1,14 +1,14 @@
 """The admin's folder of one run: what lies where.
 
-    run.toml         the run's configuration; never changed once a step is committed
-    tokenizer.json   only where the run has one of its own
-    admin.key        signs invites and certificates; keep a copy elsewhere
-    scheduler.key    this scheduler's identity
-    address          the scheduler's addresses while it runs, one a line
-    invites/         one invite a role, made when the scheduler starts
-    audit.sqlite     every committed step
-    checkpoints/     one folder a checkpoint
-    status.json      what `swarm status` shows
+run.toml         the run's configuration; never changed once a step is committed
+tokenizer.json   only where the run has one of its own
+admin.key        signs invites and certificates; keep a copy elsewhere
+scheduler.key    this scheduler's identity
+address          the scheduler's addresses while it runs, one a line
+invites/         one invite a role, made when the scheduler starts
+audit.sqlite     every committed step
+checkpoints/     one folder a checkpoint
+status.json      what `swarm status` shows
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from swarm.admission import Certificate, Invite, seal, write_invite
 from swarm.config import RunConfig
+from swarm.data.tokenizer import Tokenizer, load_tokenizer
 from swarm.errors import ConfigError, RunError
 from swarm.identity import Identity
 
@@ -93,6 +94,10 @@ class RunDir:
     def tokenizer_json(self) -> str:
         """Text of the run's tokenizer, empty for bytes."""
         return self.tokenizer.read_text(encoding="utf-8") if self.tokenizer.exists() else ""
+
+    def tokenizer_of(self, config: RunConfig) -> Tokenizer:
+        """The run's tokenizer; raises TokenizerMismatch where the file is not the one that run.toml names."""
+        return load_tokenizer(config, self.tokenizer if self.tokenizer.exists() else None)
 
     def addresses(self) -> tuple[str, ...]:
         """Where the scheduler listens.

@@ -103,8 +103,7 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
     return {
         "number": plan.number,
         "stages": [
-            {"layers": [stage.first_layer, stage.last_layer], "replicas": list(stage.replicas)}
-            for stage in plan.stages
+            {"layers": [stage.first_layer, stage.last_layer], "replicas": list(stage.replicas)} for stage in plan.stages
         ],
         "owners": list(plan.owners),
         "predicted_tokens_per_s": plan.predicted_tokens_per_s,

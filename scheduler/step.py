@@ -214,9 +214,7 @@ class StepLeader:
         self._reduced[member] = report
         if len(self._reduced) < len(self._members()):
             return []
-        groups = {
-            (stage, reduced.digest, reduced.square_norm) for (stage, _), reduced in self._reduced.items()
-        }
+        groups = {(stage, reduced.digest, reduced.square_norm) for (stage, _), reduced in self._reduced.items()}
         if len(groups) != len(self.plan.groups):
             return self._hold("replicas of one group report different averages")
         square_norm = math.fsum(square for _, _, square in groups)
@@ -457,10 +455,7 @@ class StepLeader:
 
     def _members(self) -> list[Member]:
         return [
-            (stage, peer)
-            for stage, members in enumerate(self.plan.groups)
-            for peer in members
-            if peer not in self.lost
+            (stage, peer) for stage, members in enumerate(self.plan.groups) for peer in members if peer not in self.lost
         ]
 
     def _owners(self) -> list[str]:

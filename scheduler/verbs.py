@@ -22,7 +22,7 @@ def init(
     tokenizer: Annotated[Path | None, typer.Option(help="The consortium's tokenizer.json; bytes without it.")] = None,
 ) -> None:
     """Make a run: its configuration, and the admin's key that signs invites."""
-    from scheduler.new_run import create  # noqa: PLC0415
+    from scheduler.new_run import create
 
     created = create(run_dir, name, config, tokenizer)
     typer.echo(f"made run {created.name!r} in {run_dir}; edit {run_dir / 'run.toml'}, then `swarm scheduler {run_dir}`")
@@ -35,9 +35,9 @@ def invite(
     expires_days: Annotated[float, typer.Option(min=0.0, help="Days until it expires.")] = _INVITE_DAYS,
 ) -> None:
     """Write an invite to the standard output."""
-    from scheduler.run_dir import RunDir, make_invite  # noqa: PLC0415
-    from swarm.admission import ROLES  # noqa: PLC0415
-    from swarm.errors import ConfigError  # noqa: PLC0415
+    from scheduler.run_dir import RunDir, make_invite
+    from swarm.admission import ROLES
+    from swarm.errors import ConfigError
 
     roles = tuple(part.strip() for part in role.split(","))
     if not set(roles) <= set(ROLES):
@@ -58,15 +58,16 @@ def scheduler(
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Run the admin's node: admit peers, plan, lead the steps, keep the audit log and the checkpoints."""
-    from scheduler.run_dir import RunDir, make_invite  # noqa: PLC0415
+    from scheduler.run_dir import RunDir, make_invite
 
     folder = RunDir(run_dir)
     folder.load_admin(folder.load_config())  # a missing run is told at once, not after seconds of loading libraries
 
-    import uvloop  # noqa: PLC0415
+    import uvloop
 
-    from scheduler.node import Node, opened  # noqa: PLC0415 - loads torch
-    from scheduler.text import in_words  # noqa: PLC0415
+    from scheduler.node import Node, opened
+    from scheduler.text import in_words
+    from swarm.signals import until_stopped
 
     teller = Teller(json)
 
@@ -81,12 +82,12 @@ def scheduler(
         folder.invites.mkdir(exist_ok=True)
         paths = {}
         for role in ("host", "owner"):
-            text = make_invite(
-                node.config, node.admin, node.addresses, (role,), _INVITE_USES, _INVITE_DAYS * _DAY_S
-            )
+            text = make_invite(node.config, node.admin, node.addresses, (role,), _INVITE_USES, _INVITE_DAYS * _DAY_S)
             paths[role] = folder.invites / f"{role}.txt"
             paths[role].write_text(text, encoding="utf-8")
-        tell({"event": "listening", "addresses": list(node.addresses), "invites": {k: str(v) for k, v in paths.items()}})
+        tell(
+            {"event": "listening", "addresses": list(node.addresses), "invites": {k: str(v) for k, v in paths.items()}}
+        )
 
     async def main() -> None:
         async with opened(folder, host, port, hosts, owners, stages, tell) as node:
@@ -95,7 +96,7 @@ def scheduler(
             tell({"event": "finished", "checkpoint": node.status.checkpoint})
 
     try:
-        uvloop.run(main())
+        uvloop.run(until_stopped(main()))
     finally:
         teller.close()
 
@@ -105,9 +106,9 @@ def status(
     json: Annotated[bool, typer.Option("--json", help="Everything, as one JSON object.")] = False,
 ) -> None:
     """Show how far a run is, who takes part, and who waits for whom."""
-    from scheduler.run_dir import RunDir  # noqa: PLC0415
-    from scheduler.text import status_table  # noqa: PLC0415
-    from swarm.errors import RunError  # noqa: PLC0415
+    from scheduler.run_dir import RunDir
+    from scheduler.text import status_table
+    from swarm.errors import RunError
 
     folder = RunDir(run_dir)
     folder.load_config()
@@ -117,6 +118,6 @@ def status(
     if json:
         typer.echo(json_module.dumps(found))
     else:
-        from rich.console import Console  # noqa: PLC0415
+        from rich.console import Console
 
         Console().print(*status_table(found))

@@ -214,7 +214,9 @@ class RunConfig:
         try:
             values = json.loads(text)
         except ValueError as error:
-            raise ConfigError(f"the run configuration is not JSON ({error})", "ask the admin for a new invite") from None
+            raise ConfigError(
+                f"the run configuration is not JSON ({error})", "ask the admin for a new invite"
+            ) from None
         return build(cls, values, "run")
 
     @classmethod

@@ -1,13 +1,13 @@
 """Every error a user can meet: numbered, one sentence, with the remedy.
 
-    SwarmError
-    ├── ConfigError         S1xx  the run's or this node's configuration, the shard, the tokenizer
-    ├── NetworkError        S2xx  ports, daemons, peers that do not answer
-    ├── AdmissionError      S3xx  invites, membership, versions
-    ├── ProtocolError       S4xx  what a peer sent is not what the protocol allows
-    ├── ReductionFailed     S5xx  an all-reduce that did not finish whole
-    ├── CheckpointError     S6xx  checkpoints and exports
-    └── RunError            S7xx  the run cannot start or go on
+SwarmError
+├── ConfigError         S1xx  the run's or this node's configuration, the shard, the tokenizer
+├── NetworkError        S2xx  ports, daemons, peers that do not answer
+├── AdmissionError      S3xx  invites, membership, versions
+├── ProtocolError       S4xx  what a peer sent is not what the protocol allows
+├── ReductionFailed     S5xx  an all-reduce that did not finish whole
+├── CheckpointError     S6xx  checkpoints and exports
+└── RunError            S7xx  the run cannot start or go on
 """
 
 from __future__ import annotations

@@ -92,6 +92,4 @@ class Plan:
 
 def _stage_without(stage: StagePlan, lost: frozenset[str]) -> StagePlan:
     kept = [pair for pair in zip(stage.replicas, stage.routing_weights, strict=True) if pair[0] not in lost]
-    return replace(
-        stage, replicas=tuple(peer for peer, _ in kept), routing_weights=tuple(weight for _, weight in kept)
-    )
+    return replace(stage, replicas=tuple(peer for peer, _ in kept), routing_weights=tuple(weight for _, weight in kept))

@@ -167,7 +167,9 @@ def _final_weights(done: FinishedRun) -> dict[str, Tensor]:
     reader = CheckpointReader(done.checkpoint)
     if reader.step != done.config.schedule.steps:
         raise RunError(f"the last checkpoint is of step {reader.step}", "see the run's log")
-    return {name: tensor for part in reader.parts if part.startswith("model-") for name, tensor in reader.part(part).items()}
+    return {
+        name: tensor for part in reader.parts if part.startswith("model-") for name, tensor in reader.part(part).items()
+    }
 
 
 def _initial_weights(config: RunConfig) -> dict[str, Tensor]:

@@ -51,7 +51,9 @@ class Problem:
 
     def layer_bytes(self, in_flight: int) -> int:
         """Memory of one layer with so many microbatches in flight."""
-        return self.layer_parameters * BYTES_PER_PARAMETER + in_flight * GRAPH_BOUNDARIES_PER_LAYER * self.boundary_bytes
+        return (
+            self.layer_parameters * BYTES_PER_PARAMETER + in_flight * GRAPH_BOUNDARIES_PER_LAYER * self.boundary_bytes
+        )
 
 
 @dataclass(frozen=True, slots=True)

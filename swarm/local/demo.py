@@ -114,9 +114,7 @@ def _half(text: str, owner: int) -> str:
     return text[middle * owner : middle * (owner + 1)]
 
 
-def run_demo(
-    folder: Path, corpus: Path | None, steps: int, tell: Callable[[dict[str, Any]], None]
-) -> DemoFigures:
+def run_demo(folder: Path, corpus: Path | None, steps: int, tell: Callable[[dict[str, Any]], None]) -> DemoFigures:
     """Train, export, and sample from the export; every stage of it in processes of their own.
 
     Args:

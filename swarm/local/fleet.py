@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -45,6 +46,7 @@ class Program:
     ) -> None:
         self.name = name
         self.events: list[Event] = []
+        self.companions: list[Program] = []
         self._changed = threading.Condition()
         self._errors = folder / f"{name}.stderr"
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,6 +108,10 @@ class Program:
                 return event
 
     def _check(self, what: str, deadline_s: float, timeout_s: float) -> None:
+        for companion in self.companions:
+            status = companion.process.poll()
+            if status is not None and status > 0:
+                raise RunError(f"{companion.name} ended with status {status}: {companion.last_words}", "see its log")
         if not self._reader.is_alive():
             raise RunError(
                 f"{self.name} ended with status {self.process.wait()} before {what}: {self.last_words}",
@@ -130,6 +136,11 @@ class Program:
         """SIGKILL, no goodbye."""
         self.process.kill()
         self.process.wait()
+
+    def leave(self) -> None:
+        """Let it end by itself, for a while."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_STOP_S)
 
     def stop(self) -> int:
         """Ask it to end, insist after a while; its exit status."""
@@ -187,6 +198,13 @@ class Fleet:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if (
+            exception
+            and exception[0] is None
+            and any(event.get("event") == "finished" for event in self.scheduler.events)
+        ):
+            for program in self.programs.values():
+                program.leave()
         for program in self.programs.values():
             if program.process.poll() is None:
                 program.process.send_signal(signal.SIGTERM)
@@ -226,6 +244,8 @@ class Fleet:
             self.commands.get(name, ("-m", "swarm")),
         )
         self.programs[name] = program
+        if name != "scheduler":
+            self.scheduler.companions.append(program)  # waiting for the scheduler is vain once one of them failed
         return program
 
     def peer_id(self, name: str) -> str:

@@ -22,8 +22,8 @@ def demo(
     json: Annotated[Path | None, typer.Option(help="Write the final figures to this file.")] = None,
 ) -> None:
     """Train a small model on this machine with a real swarm: a scheduler, two data owners, four hosts."""
-    from swarm.errors import TargetExists  # noqa: PLC0415
-    from swarm.local.demo import run_demo, write_figures  # noqa: PLC0415
+    from swarm.errors import TargetExists
+    from swarm.local.demo import run_demo, write_figures
 
     if folder is not None and folder.exists() and any(folder.iterdir()):
         raise TargetExists(f"{folder} is not empty", "give --folder a new one")

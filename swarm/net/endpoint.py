@@ -68,6 +68,13 @@ class Endpoint:
         for lane in _LANES:
             await self.transport.serve(lane, self._accept)
 
+    def become_member(self, certificate: bytes, rules: PayloadRules) -> None:
+        """Admitted: channels that were opened as a stranger are opened again as a member."""
+        self.certificate = certificate
+        self.rules = rules
+        for channel in self._channels.values():
+            channel.abort()
+
     async def close(self) -> None:
         """Drop every channel."""
         for channel in list(self._channels.values()):

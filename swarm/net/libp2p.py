@@ -21,9 +21,7 @@ DAEMON_START_S = 60.0
 _READER_BYTES = 1 << 20
 
 
-async def start_daemon(
-    identity_path: Path, host: str, port: int, initial_peers: Sequence[str]
-) -> P2P:
+async def start_daemon(identity_path: Path, host: str, port: int, initial_peers: Sequence[str]) -> P2P:
     """Start the daemon with our identity, listening on TCP only.
 
     Args:

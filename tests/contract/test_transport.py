@@ -187,9 +187,12 @@ def test_another_members_certificate_does_not_help(run: Callable[..., None]) -> 
     run(body)
 
 
-def test_another_protocol_version_is_told_both_values(run: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_protocol_version_is_told_both_values(
+    run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def body(net: Net) -> None:
         a, b = await net.endpoint(), await net.endpoint()
+
         def hello(endpoint: Endpoint) -> Hello:
             version = 99 if endpoint is a else 1
             return Hello(version=version, fingerprint=FINGERPRINT, certificate=endpoint.certificate)

@@ -166,10 +166,7 @@ class World:
             self.pump(owner)
 
     def kill(self) -> None:
-        groups = [
-            [name for name in names if name not in self.dead]
-            for names in self.plan.groups
-        ]
+        groups = [[name for name in names if name not in self.dead] for names in self.plan.groups]
         candidates = [name for names in groups if len(names) > 1 for name in names]
         if not candidates:
             return
@@ -434,13 +431,9 @@ class World:
         if self.halted:
             return
         assert self.leader.phase is Phase.FINISHED
-        ledgers = [
-            frozenset((done.work.lease, done.cursor) for _, done in record.work) for record in self.records
-        ]
+        ledgers = [frozenset((done.work.lease, done.cursor) for _, done in record.work) for record in self.records]
         for member in self.members.values():
             if member.name not in self.dead:
                 assert member.weights == ledgers
-        spent = [
-            (owner, done.cursor) for record in self.records for owner, done in record.work
-        ]
+        spent = [(owner, done.cursor) for record in self.records for owner, done in record.work]
         assert len(spent) == len(set(spent)), "a sample was used twice"

@@ -87,9 +87,7 @@ class HandDriven:
 
     def weights(self) -> dict[str, Tensor]:
         return {
-            name: parameter.detach()
-            for replicas in [*self.spans, self.ends]
-            for name, parameter in replicas[0]._named
+            name: parameter.detach() for replicas in [*self.spans, self.ends] for name, parameter in replicas[0]._named
         }
 
 
