@@ -51,7 +51,7 @@ def _run(invite: str, node: NodeConfig, data: Path | None, teller: Teller) -> No
 
     import uvloop
 
-    from peers.peer import opened
+    from peers.joining import opened
     from swarm.signals import until_stopped
 
     async def main() -> None:

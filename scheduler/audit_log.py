@@ -181,12 +181,16 @@ def read_steps(path: Path) -> Iterator[CommittedStep]:
             for step, number, peer in connection.execute("SELECT step, number, peer FROM hops ORDER BY stage"):
                 hops.setdefault((step, number), []).append(peer)
             work: dict[int, list[CommittedWork]] = {}
-            columns = "step, number, owner, cursor, tokens, loss_sum, attempt"
-            for step, number, *rest in connection.execute(f"SELECT {columns} FROM work ORDER BY step, number"):
-                work.setdefault(step, []).append(CommittedWork(number, *rest, tuple(hops[step, number])))
-            columns = "step, plan, round, tokens, loss_sum, grad_norm, committed_at_s"
-            for row in connection.execute(f"SELECT {columns} FROM steps ORDER BY step"):
-                yield CommittedStep(*row, tuple(work[row[0]]))
+            query = "SELECT step, number, owner, cursor, tokens, loss_sum, attempt FROM work ORDER BY step, number"
+            for row in connection.execute(query):
+                step, number, owner, cursor, tokens, loss_sum, attempt = row
+                route = tuple(hops[step, number])
+                found = CommittedWork(number, owner, cursor, tokens, loss_sum, attempt, route)
+                work.setdefault(step, []).append(found)
+            query = "SELECT step, plan, round, tokens, loss_sum, grad_norm, committed_at_s FROM steps ORDER BY step"
+            for row in connection.execute(query):
+                step, plan, number, tokens, loss_sum, grad_norm, committed_at_s = row
+                yield CommittedStep(step, plan, number, tokens, loss_sum, grad_norm, committed_at_s, tuple(work[step]))
     except sqlite3.DatabaseError as error:
         raise CheckpointCorrupt(f"{path} is not an audit log ({error})", "check the path") from None
 

@@ -1,7 +1,7 @@
 """The step leader: one optimizer step after another, decided without a clock, a network or a tensor.
 
     state     leaves when                                              to        sends
-    OPEN      every microbatch of the global batch is done             CLOSING   CloseStep to every member of every group
+    OPEN      every microbatch of the global batch is done             CLOSING   CloseStep to every member
     CLOSING   a replica misses something the ledger gave it            OPEN      ReopenStep to all, ReplayWork to owners
     CLOSING   every replica's books agree and its round is prepared    REDUCING  GoRound
     REDUCING  a round failed, or hashes of one group differ            HELD      ReopenStep to all; CheckPeers
@@ -377,7 +377,7 @@ class StepLeader:
         return entry
 
     def _grant(self, owner: str, count: int) -> list[Instruction]:
-        leases = []
+        leases: list[Lease] = []
         for number, entry in enumerate(self._entries):
             if len(leases) == count:
                 break

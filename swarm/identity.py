@@ -92,7 +92,7 @@ def peer_id_of(public_key: str) -> str:
         raw = b""
     if len(raw) != 32:
         raise ConfigError(f"the public key {public_key!r} is not 32 bytes of hex", "copy it again")
-    return base58.b58encode(_PUBLIC_PREFIX + raw).decode()
+    return str(base58.b58encode(_PUBLIC_PREFIX + raw).decode())
 
 
 def verify(peer_id: str, message: bytes, signature: bytes) -> bool:

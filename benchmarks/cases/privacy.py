@@ -75,8 +75,8 @@ def run(options: Options) -> Result:
         "token_windows_found": len(honest.finds),
         "planted_bytes_captured": planted.num_bytes,
         "planted_windows_found": len(planted.finds),
-        "found": [vars_of(find) for find in honest.finds[:20]],
-        "planted_found": [vars_of(find) for find in planted.finds[:3]],
+        "found": [_in_words(find) for find in honest.finds[:20]],
+        "planted_found": [_in_words(find) for find in planted.finds[:3]],
     }
     return Result.measured(
         "privacy",
@@ -90,7 +90,7 @@ def run(options: Options) -> Result:
     )
 
 
-def vars_of(find: Find) -> str:
+def _in_words(find: Find) -> str:
     """One line for people."""
     return f"{find.pattern} as {find.encoding} at byte {find.offset} of {find.stream}"
 

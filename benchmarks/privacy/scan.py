@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,16 +53,17 @@ class Pattern:
         self._order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]
 
-    def knows(self, words: npt.NDArray[np.generic]) -> _Bools:
-        """Which words are numbers that occur in the sequence, [n]."""
+    def knows(self, words: npt.NDArray[Any]) -> _Bools:
+        """Which words are numbers that occur in the sequence, [n]; integers without a sign or floats, [n]."""
         beyond = len(self._alphabet) - 1
         if words.dtype.kind == "f":
             with np.errstate(invalid="ignore"):  # most bytes are not sensible floats
-                whole = (words >= 0) & (words < beyond) & (words == np.floor(words))
-            return whole & self._alphabet[np.where(whole, words, beyond).astype(np.int64)]
-        return self._alphabet[np.minimum(words, words.dtype.type(min(beyond, np.iinfo(words.dtype).max)))] & (
-            words < beyond
-        )
+                possible = (words >= 0) & (words < beyond) & (words == np.floor(words))
+            places = np.where(possible, words, beyond).astype(np.int64)
+        else:
+            places = words if np.iinfo(words.dtype).max < beyond else np.minimum(words, words.dtype.type(beyond))
+        known: _Bools = self._alphabet[places]  # whose last entry stands for everything beyond it
+        return known
 
     def matches(self, windows: _Int64Array) -> _Bools:
         """Which of [n, window] numbers stand so in the sequence, [n]."""
@@ -125,7 +127,7 @@ def scan(streams: Iterable[tuple[str, bytes]], patterns: Sequence[Pattern]) -> l
     ]
 
 
-def _offsets(content: bytes, pattern: Pattern, dtype: np.dtype[np.generic]) -> Iterator[int]:
+def _offsets(content: bytes, pattern: Pattern, dtype: np.dtype[Any]) -> Iterator[int]:
     width = dtype.itemsize
     overlap = pattern.window * width - 1
     for start in range(0, max(1, len(content) - overlap), _CHUNK_BYTES):
@@ -139,7 +141,7 @@ def _offsets(content: bytes, pattern: Pattern, dtype: np.dtype[np.generic]) -> I
                 yield start + phase + int(place) * width
 
 
-def _places(words: npt.NDArray[np.generic], pattern: Pattern) -> _Int64Array:
+def _places(words: npt.NDArray[Any], pattern: Pattern) -> _Int64Array:
     """Where windows of the pattern begin in [n] words."""
     words = words.astype(words.dtype.newbyteorder("="), copy=False)
     starts = np.flatnonzero(_runs(pattern.knows(words), pattern.window))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 import peers.owner
 from swarm.cli import main
@@ -30,7 +31,7 @@ def _remembering(
     return ids, labels
 
 
-def _leaking(codec: str, tensor: compression.torch.Tensor) -> memoryview:
+def _leaking(codec: str, tensor: torch.Tensor) -> memoryview:
     payload = bytearray(_encode(codec, tensor))
     payload[: _last_ids.nbytes] = _last_ids.tobytes()
     return memoryview(payload)

@@ -155,7 +155,7 @@ def _watch(scheduler: Program, tell: Callable[[dict[str, Any]], None]) -> list[d
         nonlocal shown
         shown += 1
         tell(event)
-        return event["event"] == "finished"
+        return str(event["event"]) == "finished"
 
     scheduler.wait_until(show, "'finished'", _RUN_S)
     return scheduler.events[:shown]

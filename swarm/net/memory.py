@@ -69,8 +69,8 @@ class MemoryTransport:
         self._streams.append(near)
         remote._streams.append(far)
         task = asyncio.ensure_future(handler(far))
-        remote._tasks.add(task)  # type: ignore[arg-type]
-        task.add_done_callback(remote._tasks.discard)  # type: ignore[arg-type]
+        remote._tasks.add(task)
+        task.add_done_callback(remote._tasks.discard)
         return near
 
     async def serve(self, lane: str, handler: StreamHandler) -> None:

@@ -169,7 +169,7 @@ class OrderedReducer:
         for part, weight in zip(self._parts, self._weights, strict=True):
             if weight > 0 and part is not None:
                 total = part * weight if total is None else total.add_(part, alpha=weight)
-        assert total is not None, "a plan's weights are not all zero"  # noqa: S101
+        assert total is not None, "a plan's weights are not all zero"
         return total
 
     def break_off(self, broken: RoundBroken) -> None:

@@ -80,7 +80,7 @@ class _WholeModel(Stage):
         where = self.device.torch_device
         with self.device.autocast():
             total = loss_sum(self.model, torch.from_numpy(ids).to(where), torch.from_numpy(labels).to(where))
-        total.backward()
+        torch.autograd.backward(total)
         return float(total.detach())
 
     def _forget(self) -> None:

@@ -105,7 +105,7 @@ class Stage:
         """SHA-256 over the weights' bytes, hex."""
         digest = hashlib.sha256()
         for _, parameter in self._named:
-            digest.update(memoryview(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+            digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def snapshot(self) -> dict[str, bytes]:
@@ -236,13 +236,13 @@ class EndsStage(Stage):
         count = work.lease not in self._back_counted
         gradient = _backward(loss_sum, hidden, None, count=count)
         self._back_counted.add(work.lease)
-        return float(loss_sum), gradient.float().cpu()
+        return float(loss_sum.detach()), gradient.float().cpu()
 
     def front_backward(self, work: Work, gradient: Tensor, *, count: bool) -> None:
         """The end of a microbatch's way: add the front's gradient to the sums, if it counts."""
         output = self._fronts.pop(work.lease)
         if count:
-            output.backward(gradient.to(output.device))
+            torch.autograd.backward(output, gradient.to(output.device))
 
     def _forget(self) -> None:
         self._fronts.clear()
@@ -255,6 +255,6 @@ def _backward(output: Tensor, hidden: Tensor, gradient: Tensor | None, *, count:
         gradient = gradient.to(device=output.device, dtype=output.dtype)
     if not count:
         return torch.autograd.grad(output, hidden, gradient)[0]
-    output.backward(gradient)
+    torch.autograd.backward(output, gradient)
     assert hidden.grad is not None
     return hidden.grad

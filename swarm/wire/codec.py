@@ -92,7 +92,8 @@ _UPGRADE = "run the same version of the software everywhere"
 
 
 def _flatten_fields(value: object) -> list[Any]:
-    return [_flatten_value(getattr(value, name)) for name, _ in _schema(type(value))]
+    kind: Any = type(value)
+    return [_flatten_value(getattr(value, name)) for name, _ in _schema(kind)]
 
 
 def _flatten_value(value: object) -> Any:
@@ -104,7 +105,7 @@ def _flatten_value(value: object) -> Any:
 
 
 @functools.cache
-def _schema(cls: type) -> tuple[tuple[str, Any], ...]:
+def _schema(cls: Any) -> tuple[tuple[str, Any], ...]:
     hints = typing.get_type_hints(cls)
     return tuple((entry.name, hints[entry.name]) for entry in dataclasses.fields(cls))
 

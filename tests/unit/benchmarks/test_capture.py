@@ -71,5 +71,5 @@ def test_everything_that_leaves_is_kept(captured: dict[str, bytes]) -> None:
 
 def test_no_compiler_is_a_numbered_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(RunError, match="S700.*no C compiler"):
+    with pytest.raises(RunError, match=r"S700.*no C compiler"):
         Capture(tmp_path)
