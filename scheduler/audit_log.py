@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scheduler.step import Record
+from scheduler.instructions import Record
 from swarm.errors import CheckpointCorrupt
 
 _SCHEMA = """

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scheduler.step import Record
+from scheduler.instructions import Record
 from swarm.config import RunConfig
 from swarm.durable import replacing
 from swarm.plan import Plan
 from swarm.wire.messages import Capabilities, Heartbeat
 
 _SMOOTHING = 0.1
+
+Event = Callable[[dict[str, Any]], None]
+"""Shows people and programs what happened: a mapping with the key `event`."""
 
 
 @dataclass(slots=True)
@@ -89,7 +93,7 @@ class Status:
             "written_at_s": time.time(),
             "last_step": self._last_step,
             "checkpoint": self.checkpoint,
-            "plan": None if self.plan is None else _plan_json(self.plan),
+            "plan": None if self.plan is None else plan_json(self.plan),
             "peers": self._peers,
         }
 
@@ -99,12 +103,14 @@ class Status:
             file.write(json.dumps(self.as_json()).encode())
 
 
-def _plan_json(plan: Plan) -> dict[str, Any]:
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """A plan as plain values."""
     return {
         "number": plan.number,
         "stages": [
             {"layers": [stage.first_layer, stage.last_layer], "replicas": list(stage.replicas)} for stage in plan.stages
         ],
         "owners": list(plan.owners),
+        "window": plan.window,
         "predicted_tokens_per_s": plan.predicted_tokens_per_s,
     }

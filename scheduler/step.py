@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from scheduler.instructions import Applied, CheckPeers, Finish, Halt, Instruction, NewPlan, Record, Send
+from scheduler.ledger import Ledger, Member
 from swarm.plan import Plan
 from swarm.wire.messages import (
     CloseStep,
@@ -42,9 +43,6 @@ from swarm.wire.messages import (
 MAX_FAILED_ROUNDS = 5
 """Rounds of one step that may fail in a row, all members alive, before the run halts."""
 
-Member = tuple[int, str]
-"""Group number and peer id: a replica of a trunk stage, or an owner in the group of the ends."""
-
 
 class Phase(enum.Enum):
     """Where the step is."""
@@ -55,76 +53,6 @@ class Phase(enum.Enum):
     HELD = "held"
     HALTED = "halted"
     FINISHED = "finished"
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Deliver a message to a peer, after all that was sent to it before."""
-
-    peer: str
-    message: object
-
-
-@dataclass(frozen=True, slots=True)
-class NewPlan:
-    """Seal the plan and send it to everybody in it."""
-
-    plan: Plan
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Make the step durable before anything that follows is carried out."""
-
-    step: int
-    plan: int
-    round: int
-    tokens: int
-    loss_sum: float
-    grad_norm: float
-    work: tuple[tuple[str, MicrobatchDone], ...]
-    digests: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CheckPeers:
-    """Find out which of these live, then report `checked`."""
-
-    peers: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """Every member holds the weights after `num_steps` steps; `digests` by group."""
-
-    num_steps: int
-    digests: tuple[str, ...]
-    snapshot: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Halt:
-    """The run cannot go on."""
-
-    problem: str
-    stage: int
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """Every step is applied."""
-
-
-Instruction = Send | NewPlan | Record | CheckPeers | Applied | Halt | Finish
-
-
-@dataclass(slots=True)
-class _Entry:
-    """A microbatch number of the open step."""
-
-    lease: int = 0
-    owner: str = ""
-    done: MicrobatchDone | None = None
 
 
 @dataclass(slots=True)
@@ -163,7 +91,7 @@ class StepLeader:
     lost: set[str] = field(default_factory=set)
     ignored_reports: int = 0
     _failed_rounds: int = 0
-    _entries: list[_Entry] = field(default_factory=list)
+    _ledger: Ledger = field(init=False)
     _waiting: set[Member] = field(default_factory=set)
     _reduced: dict[Member, RoundReduced] = field(default_factory=dict)
     _applying: dict[int, _Applying] = field(default_factory=dict)
@@ -177,16 +105,13 @@ class StepLeader:
 
     def done(self, owner: str, report: MicrobatchDone) -> list[Instruction]:
         """An owner's microbatch was counted by every stage of its route."""
-        entry = self._entry_for(owner, report)
-        if entry is None:
+        if self.phase is not Phase.OPEN or report.work.step != self.step:
+            return self._ignore()
+        if not self._ledger.accept(self.plan, owner, report):
             return self._ignore()
         if any(peer in self.lost for peer in report.route):
-            return [self._replay(owner, (report.work.lease,))]
-        entry.done = report
-        instructions = self._grant(owner, 1)
-        if all(candidate.done is not None for candidate in self._entries):
-            instructions += self._close()
-        return instructions
+            return self._replay(self._ledger.reopen([report.work.lease]))
+        return self._grant(owner, 1) + self._close_if_complete()
 
     def closed(self, peer: str, report: StepClosed) -> list[Instruction]:
         """A replica compared its books with the ledger."""
@@ -194,7 +119,8 @@ class StepLeader:
         if self.phase is not Phase.CLOSING or not self._is_current(report) or member not in self._waiting:
             return self._ignore()
         if report.missing:
-            replays = self._replay_missing(report)
+            replays = self._replay(self._ledger.reopen(report.missing))
+            # Whoever misses what the ledger never gave it cannot be helped.
             return self._reopen() + replays if replays else self.peer_lost(peer)
         self._waiting.discard(member)
         if self._waiting:
@@ -263,7 +189,10 @@ class StepLeader:
             instructions += self._reopen()
         for owner in self._owners():
             instructions.append(Send(owner, PeersLost(term=self.term, peers=(peer,))))
-        return instructions + self._recover_work_of(peer)
+        instructions += self._replay(self._ledger.lose(peer))
+        for owner in self._owners():
+            instructions += self._grant(owner, self._first_share())
+        return instructions + self._close_if_complete()
 
     # --- transitions -----------------------------------------------------------------------------------------------
 
@@ -271,41 +200,31 @@ class StepLeader:
         self.phase = Phase.OPEN
         self.round = 0
         self._failed_rounds = 0
-        self._entries = [_Entry() for _ in range(self.global_batch)]
-        instructions: list[Instruction] = []
-        shares = self._first_shares()
-        for owner in self._owners():
-            instructions += self._grant(owner, shares)
-        return instructions
+        self._ledger = Ledger(self.global_batch, self.microbatch_tokens)
+        return [order for owner in self._owners() for order in self._grant(owner, self._first_share())]
+
+    def _close_if_complete(self) -> list[Instruction]:
+        return self._close() if self.phase is Phase.OPEN and self._ledger.is_complete else []
 
     def _close(self) -> list[Instruction]:
         self.phase = Phase.CLOSING
         self.round += 1
         self._waiting = set(self._members())
-        counted: dict[Member, list[Lease]] = {member: [] for member in self._waiting}
-        for entry in self._entries:
-            assert entry.done is not None
-            for stage, peer in enumerate((*entry.done.route, entry.owner)):
-                counted[stage, peer].append(entry.done.work.lease)
-        tokens = {member: len(leases) * self.microbatch_tokens for member, leases in counted.items()}
+        counted = self._ledger.counted(self._waiting)
         instructions: list[Instruction] = []
         for stage, peer in self._members():
             members = tuple(other for group, other in self._members() if group == stage)
-            instructions.append(
-                Send(
-                    peer,
-                    CloseStep(
-                        term=self.term,
-                        plan=self.plan.number,
-                        step=self.step,
-                        stage=stage,
-                        round=self.round,
-                        counted=tuple(sorted(counted[stage, peer])),
-                        members=members,
-                        tokens=tuple(tokens[stage, other] for other in members),
-                    ),
-                )
+            order = CloseStep(
+                term=self.term,
+                plan=self.plan.number,
+                step=self.step,
+                stage=stage,
+                round=self.round,
+                counted=counted[stage, peer],
+                members=members,
+                tokens=tuple(len(counted[stage, other]) * self.microbatch_tokens for other in members),
             )
+            instructions.append(Send(peer, order))
         return instructions
 
     def _reopen(self) -> list[Instruction]:
@@ -359,95 +278,36 @@ class StepLeader:
 
     # --- the ledger ------------------------------------------------------------------------------------------------
 
-    def _entry_for(self, owner: str, report: MicrobatchDone) -> _Entry | None:
-        """The open entry that a report is about, or None where the report cannot be true."""
-        number = report.work.lease.number
-        stages = self.plan.stages
-        if self.phase is not Phase.OPEN or report.work.step != self.step or number >= len(self._entries):
-            return None
-        entry = self._entries[number]
-        if entry.owner != owner or entry.lease != report.work.lease.lease or entry.done is not None:
-            return None
-        if report.tokens != self.microbatch_tokens or not math.isfinite(report.loss_sum):
-            return None
-        if len(report.route) != len(stages):
-            return None
-        if any(peer not in stage.replicas for peer, stage in zip(report.route, stages, strict=True)):
-            return None
-        return entry
-
     def _grant(self, owner: str, count: int) -> list[Instruction]:
-        leases: list[Lease] = []
-        for number, entry in enumerate(self._entries):
-            if len(leases) == count:
-                break
-            if not entry.owner:
-                entry.owner = owner
-                leases.append(Lease(number, entry.lease))
+        leases = self._ledger.grant(owner, count)
         if not leases:
             return []
-        return [
-            Send(
-                owner,
-                GrantLeases(term=self.term, plan=self.plan.number, step=self.step, leases=tuple(leases)),
-            )
-        ]
+        order = GrantLeases(term=self.term, plan=self.plan.number, step=self.step, leases=leases)
+        return [Send(owner, order)]
 
-    def _first_shares(self) -> int:
+    def _first_share(self) -> int:
         """Leases an owner starts with: its window, but no more than an equal share."""
         equal = -(-self.global_batch // len(self._owners()))
         return min(self.plan.window, equal)
 
-    def _replay(self, owner: str, leases: Iterable[Lease]) -> Send:
-        return Send(
-            owner,
-            ReplayWork(term=self.term, step=self.step, leases=tuple(leases), lost=tuple(sorted(self.lost))),
-        )
-
-    def _replay_missing(self, report: StepClosed) -> list[Instruction]:
-        """Replays of what a replica misses; none where it misses what the ledger never gave it."""
-        owned: dict[str, list[Lease]] = {}
-        for lease in report.missing:
-            if lease.number >= len(self._entries):
-                continue
-            entry = self._entries[lease.number]
-            if entry.done is not None and entry.done.work.lease == lease:
-                entry.done = None
-                owned.setdefault(entry.owner, []).append(lease)
-        return [self._replay(owner, leases) for owner, leases in owned.items()]
-
-    def _recover_work_of(self, peer: str) -> list[Instruction]:
-        """Lease a dead owner's numbers to others; have a dead host's share replayed."""
-        instructions: list[Instruction] = []
-        owned: dict[str, list[Lease]] = {}
-        orphans = 0
-        for number, entry in enumerate(self._entries):
-            if entry.owner == peer:
-                entry.owner, entry.done, entry.lease = "", None, entry.lease + 1
-                orphans += 1
-            elif entry.done is not None and peer in entry.done.route:
-                entry.done = None
-                owned.setdefault(entry.owner, []).append(Lease(number, entry.lease))
-        for owner, leases in owned.items():
-            instructions.append(self._replay(owner, leases))
-        owners = self._owners()
-        for owner in owners:
-            instructions += self._grant(owner, -(-orphans // len(owners)))
-        if all(entry.done is not None for entry in self._entries) and self.phase is Phase.OPEN and self._entries:
-            instructions += self._close()
-        return instructions
+    def _replay(self, owned: dict[str, list[Lease]]) -> list[Instruction]:
+        lost = tuple(sorted(self.lost))
+        return [
+            Send(owner, ReplayWork(term=self.term, step=self.step, leases=tuple(leases), lost=lost))
+            for owner, leases in owned.items()
+        ]
 
     def _record(self, grad_norm: float) -> Record:
-        reports = [(entry.owner, entry.done) for entry in self._entries if entry.done is not None]
+        work = self._ledger.work
         digests = {stage: report.digest for (stage, _), report in self._reduced.items()}
         return Record(
             step=self.step,
             plan=self.plan.number,
             round=self.round,
-            tokens=sum(report.tokens for _, report in reports),
-            loss_sum=math.fsum(report.loss_sum for _, report in reports),
+            tokens=sum(report.tokens for _, report in work),
+            loss_sum=math.fsum(report.loss_sum for _, report in work),
             grad_norm=grad_norm,
-            work=tuple(reports),
+            work=work,
             digests=tuple(digests[stage] for stage in sorted(digests)),
         )
 

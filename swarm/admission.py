@@ -11,7 +11,7 @@ import binascii
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from swarm.errors import InviteExpired, InviteInvalid, NotAMember, ProtocolError, RunMismatch
+from swarm.errors import ConfigError, InviteExpired, InviteInvalid, NotAMember, ProtocolError, RunMismatch
 from swarm.identity import Identity, peer_id_of, verify
 from swarm.wire import codec
 from swarm.wire.codec import message
@@ -89,7 +89,11 @@ def unseal(data: bytes, kind: type[M]) -> tuple[M, str]:
 
 def write_invite(admin: Identity, invite: Invite) -> str:
     """The invite as one line of text."""
-    return _INVITE_PREFIX + base64.urlsafe_b64encode(seal(admin, invite)).decode().rstrip("=")
+    return _as_text(seal(admin, invite))
+
+
+def _as_text(sealed: bytes) -> str:
+    return _INVITE_PREFIX + base64.urlsafe_b64encode(sealed).decode().rstrip("=")
 
 
 def read_invite(text: str, now_s: float) -> Invite:
@@ -106,8 +110,9 @@ def read_invite(text: str, now_s: float) -> Invite:
     try:
         data = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
         invite, signer = unseal(data, Invite)
-        genuine = signer == peer_id_of(invite.admin_public_key)
-    except (binascii.Error, ValueError, ProtocolError):
+        # Base64 has several spellings of the same bytes; only ours is taken.
+        genuine = signer == peer_id_of(invite.admin_public_key) and _as_text(data) == text
+    except (binascii.Error, ValueError, ProtocolError, ConfigError):
         genuine = False
     if not genuine:
         raise InviteInvalid("the invite is damaged or forged", f"paste the whole line again, or {_ASK_ADMIN}")

@@ -19,6 +19,7 @@ from swarm.errors import ConfigError
 
 _PUBLIC_PREFIX = bytes.fromhex("002408011220")  # identity multihash of 36 bytes; key type 1 (Ed25519), 32 bytes
 _PRIVATE_PREFIX = bytes.fromhex("08011240")  # key type 1 (Ed25519), 64 bytes: private then public
+_MAX_ID_CHARACTERS = 64  # base58 takes quadratic time, and strangers send ids too; ours have 52
 _FILE_BYTES = len(_PRIVATE_PREFIX) + 64
 
 
@@ -97,6 +98,8 @@ def peer_id_of(public_key: str) -> str:
 
 def verify(peer_id: str, message: bytes, signature: bytes) -> bool:
     """Whether `signature` over `message` was made by the key behind `peer_id`."""
+    if len(peer_id) > _MAX_ID_CHARACTERS:
+        return False
     try:
         raw = base58.b58decode(peer_id)
     except ValueError:

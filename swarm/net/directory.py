@@ -132,7 +132,7 @@ class _Validator(RecordValidatorBase):  # type: ignore[misc]
             return None
         role = _ROLE_OF[kind]
         lives_too_long = expires_at_s > time.time() + LIFETIME_S + _MAX_CLOCK_ERROR_S
-        wrong = signer != peer_id or lives_too_long or abs(record.expires_at_s - expires_at_s) > 1e-3
+        wrong = signer != peer_id or lives_too_long or not abs(record.expires_at_s - expires_at_s) <= 1e-3
         return None if wrong or (role is not None and role not in certificate.roles) else record
 
 

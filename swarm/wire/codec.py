@@ -70,7 +70,7 @@ def unpack(data: bytes | memoryview) -> Any:
             raw=False,
             use_list=True,
             strict_map_key=True,
-            max_array_len=MAX_ITEMS,
+            max_array_len=min(MAX_ITEMS, len(data)),  # an entry takes a byte at least
             max_map_len=0,
             max_ext_len=0,
         )

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from peers.replica import Replica, Verdict
 from peers.window import Window
-from scheduler.step import Applied, CheckPeers, Finish, Halt, NewPlan, Phase, Record, Send, StepLeader
+from scheduler.instructions import Applied, CheckPeers, Finish, Halt, NewPlan, Record, Send
+from scheduler.step import Phase, StepLeader
 from swarm.plan import Plan, StagePlan
 from swarm.wire.messages import (
     Activation,

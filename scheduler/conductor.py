@@ -1,0 +1,281 @@
+"""The shell of the step leader: carries out its instructions, and brings it the members' reports."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from scheduler.audit_log import AuditLog
+from scheduler.collect import collect
+from scheduler.instructions import Applied, CheckPeers, Finish, Halt, Instruction, NewPlan, Record, Send
+from scheduler.membership import Roster
+from scheduler.run_dir import RunDir
+from scheduler.status import Event, Status, plan_json
+from scheduler.step import StepLeader
+from swarm.admission import seal
+from swarm.config import RunConfig
+from swarm.errors import RunError, StageWithoutHost, SwarmError
+from swarm.identity import Identity
+from swarm.net.channel import Delivery, Reply
+from swarm.net.endpoint import Endpoint
+from swarm.net.outbox import Outbox, unpack
+from swarm.plan import Plan
+from swarm.wire.messages import (
+    Ack,
+    AssignPlan,
+    Heartbeat,
+    MicrobatchDone,
+    Orders,
+    Reports,
+    RoundFailed,
+    RoundReduced,
+    RunFinished,
+    StageReady,
+    StepApplied,
+    StepClosed,
+    SuspectPeer,
+)
+
+_MAX_FAILURES = 4
+"""Attempts in a row to reach a member, at growing intervals, before it is declared lost."""
+_FAREWELL_S = 20.0
+
+
+@dataclass(slots=True)
+class Conductor:
+    """Leads the members of a plan from their first layer to the last step."""
+
+    run_dir: RunDir
+    config: RunConfig
+    identity: Identity
+    endpoint: Endpoint
+    log: AuditLog
+    roster: Roster
+    status: Status
+    tell: Event
+    term: int
+    sealed_plan: bytes = b""
+    _plan: Plan | None = None
+    _leader: StepLeader | None = None
+    _outboxes: dict[str, Outbox] = field(default_factory=dict)
+    _events: asyncio.Queue[Callable[[], list[Instruction]]] = field(default_factory=asyncio.Queue)
+    _ready: dict[tuple[int, str], str] = field(default_factory=dict)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _cursors: dict[str, int] = field(default_factory=dict)
+    _collecting: set[asyncio.Task[None]] = field(default_factory=set)
+    _halted: Halt | None = None
+    _finished: bool = False
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Start taking reports."""
+        self.endpoint.on_request(Reports, self._on_reports)
+
+    async def assign(self, plan: Plan) -> None:
+        """Send out the first plan, and wait until every member of it holds its layers.
+
+        Raises:
+            StageWithoutHost: the last member of a group left while building.
+            RunError: replicas built different weights.
+        """
+        self._send_plan(plan)
+        self.status.phase = "members build their layers"
+        while missing := self._still_building():
+            self.tell({"event": "building", "missing": missing})
+            self._changed.clear()
+            await self._changed.wait()
+        assert self._plan is not None
+        for stage, peers in enumerate(self._plan.groups):
+            if len({self._ready[stage, peer] for peer in peers}) > 1:
+                raise RunError(
+                    f"the replicas of stage {stage} built different weights from one seed",
+                    "run the same torch version and processor kind in a stage",
+                )
+
+    def _still_building(self) -> int:
+        assert self._plan is not None
+        for stage, peers in enumerate(self._plan.groups):
+            if not peers:
+                raise StageWithoutHost(f"stage {stage}: its last member left before the run began", "start again")
+        expected = {(stage, peer) for stage, peers in enumerate(self._plan.groups) for peer in peers}
+        return len(expected - set(self._ready))
+
+    async def lead(self) -> None:
+        """Every step, until the last is applied and its checkpoint kept.
+
+        Raises:
+            StageWithoutHost: the last replica of a stage is gone.
+            RunError: the run cannot go on for another reason.
+            CheckpointError: the last checkpoint could not be written.
+        """
+        assert self._plan is not None
+        self._leader = StepLeader(
+            plan=self._plan,
+            term=self.term,
+            global_batch=self.config.batch.global_batch_microbatches,
+            microbatch_tokens=self.config.microbatch_tokens,
+            next_step=0,
+            num_steps=self.config.schedule.steps,
+            checkpoint_every_steps=self.config.schedule.checkpoint_every_steps,
+        )
+        self.status.started_at_s = time.time()
+        self._events.put_nowait(self._leader.start)
+        while not (self._finished or self._halted):
+            event = await self._events.get()
+            await self._carry_out(event())
+            self.status.phase = self._leader.phase.value
+        if self._halted is not None:
+            kind = StageWithoutHost if self._halted.stage >= 0 else RunError
+            where = f"stage {self._halted.stage}: " if self._halted.stage >= 0 else ""
+            raise kind(where + self._halted.problem, "see the audit log; the last checkpoint is whole")
+        await asyncio.gather(*self._collecting)
+
+    async def send_home(self, problem: str) -> None:
+        """Tell every member that the run is over, and why if it should not be."""
+        for outbox in self._outboxes.values():
+            outbox.post(RunFinished(term=self.term, problem=problem))
+        try:
+            async with asyncio.timeout(_FAREWELL_S):
+                await asyncio.gather(*(outbox.flushed() for outbox in self._outboxes.values()))
+        except TimeoutError:
+            self.tell({"event": "warning", "problem": "some members did not hear that the run is over"})
+        for outbox in self._outboxes.values():
+            await outbox.close()
+
+    # --- instructions ----------------------------------------------------------------------------------------------
+
+    async def _carry_out(self, instructions: list[Instruction]) -> None:
+        for instruction in instructions:
+            match instruction:
+                case Send(peer, message):
+                    self._outbox(peer).post(message)
+                case NewPlan(plan):
+                    self._send_plan(plan)
+                case Record():
+                    await self._record(instruction)
+                case CheckPeers(peers):
+                    await self._check(peers)
+                case Applied(num_steps, snapshot=True):
+                    self._start_collecting(num_steps)
+                case Halt():
+                    self._halted = instruction
+                case Finish():
+                    self._finished = True
+
+    def _send_plan(self, plan: Plan) -> None:
+        self._plan = plan
+        self.sealed_plan = seal(self.identity, plan)
+        self.log.append_plan(plan.number, plan.first_step, plan.predicted_tokens_per_s)
+        self.status.plan = plan
+        for peer in {peer for group in plan.groups for peer in group}:
+            self._outbox(peer).post(AssignPlan(term=self.term, sealed=self.sealed_plan))
+        self.tell({"event": "plan"} | plan_json(plan))
+
+    async def _record(self, record: Record) -> None:
+        await asyncio.to_thread(self.log.append_step, record, self.term, time.time())
+        for owner, done in record.work:
+            self._cursors[owner] = max(self._cursors.get(owner, 0), done.cursor + 1)
+        self.tell(self.status.on_step(record))
+
+    async def _check(self, peers: tuple[str, ...]) -> None:
+        """Whoever does not answer now is lost; then the leader may go on."""
+        assert self._leader is not None
+        alive = await asyncio.gather(*(self._outbox(peer).ping() for peer in peers))
+        for peer, lives in zip(peers, alive, strict=True):
+            if not lives:
+                self._on_lost(peer, "it did not answer after a failed round")
+        self._events.put_nowait(self._leader.checked)
+
+    def _start_collecting(self, num_steps: int) -> None:
+        task = asyncio.create_task(self._collect(num_steps))
+        self._collecting.add(task)
+        if num_steps < self.config.schedule.steps:  # the last one's error ends the run, so `lead` awaits it
+            task.add_done_callback(self._collecting.discard)
+
+    async def _collect(self, num_steps: int) -> None:
+        assert self._leader is not None
+        try:
+            folder = await collect(
+                self.endpoint,
+                self.config,
+                self._leader.plan,
+                frozenset(self._leader.lost),
+                num_steps,
+                dict(self._cursors),
+                self.run_dir.tokenizer_of(self.config).to_json(),
+                self.run_dir.checkpoints,
+            )
+        except SwarmError as error:
+            self.tell({"event": "warning", "problem": str(error)})
+            if num_steps == self.config.schedule.steps:
+                raise
+            return
+        self.status.checkpoint = str(folder)
+        self.tell({"event": "checkpoint", "step": num_steps, "folder": str(folder)})
+
+    # --- members ---------------------------------------------------------------------------------------------------
+
+    def _outbox(self, peer: str) -> Outbox:
+        outbox = self._outboxes.get(peer)
+        if outbox is None:
+
+            def on_lost(problem: str) -> None:
+                self._on_lost(peer, problem)
+
+            outbox = Outbox(self.endpoint, peer, Orders, _MAX_FAILURES, on_lost)
+            self._outboxes[peer] = outbox
+        return outbox
+
+    def _on_lost(self, peer: str, problem: str) -> None:
+        leader = self._leader
+        if leader is not None and peer in leader.lost:
+            return
+        self.roster.lose(peer)
+        step = 0 if leader is None else leader.step
+        self.log.append_loss(peer, step, problem)
+        self.tell({"event": "lost", "peer": peer, "problem": problem, "step": step})
+        self.status.on_lost(peer)
+        if leader is not None:
+            self._events.put_nowait(lambda: leader.peer_lost(peer))
+        elif self._plan is not None and self._plan.groups_of(peer):
+            self._ready = {key: digest for key, digest in self._ready.items() if key[1] != peer}
+            self._send_plan(self._plan.without(frozenset({peer}), 0))
+        self._changed.set()
+
+    async def _on_reports(self, delivery: Delivery) -> Reply:
+        assert isinstance(delivery.message, Reports)
+        for report in unpack(delivery.message):
+            self._take_report(delivery.remote_id, report)
+        return Reply(Ack())
+
+    def _take_report(self, peer: str, report: object) -> None:
+        if isinstance(report, Heartbeat):
+            self.status.on_heartbeat(peer, report)
+        elif isinstance(report, StageReady):
+            self._ready[report.stage, peer] = report.digest
+            self._changed.set()
+        elif isinstance(report, SuspectPeer):
+            if report.peer in self._outboxes:
+                self._outboxes[report.peer].poke()
+        elif self._leader is not None:
+            leader = self._leader
+            self._events.put_nowait(lambda: self._lead_on(leader, peer, report))
+
+    def _lead_on(self, leader: StepLeader, peer: str, report: object) -> list[Instruction]:
+        match report:
+            case MicrobatchDone():
+                return leader.done(peer, report)
+            case StepClosed():
+                return leader.closed(peer, report)
+            case RoundReduced():
+                return leader.reduced(peer, report)
+            case RoundFailed():
+                self.tell({"event": "round_failed", "peer": peer, "problem": report.problem})
+                return leader.failed(peer, report)
+            case StepApplied():
+                self.log.note_weights(report.step + 1, report.stage, peer, report.digest)
+                return leader.applied(peer, report)
+        return []

@@ -1,0 +1,69 @@
+"""What the step leader tells its shell to do, in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from swarm.plan import Plan
+from swarm.wire.messages import MicrobatchDone
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Deliver a message to a peer, after all that was sent to it before."""
+
+    peer: str
+    message: object
+
+
+@dataclass(frozen=True, slots=True)
+class NewPlan:
+    """Seal the plan and send it to everybody in it."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Make the step durable before anything that follows is carried out."""
+
+    step: int
+    plan: int
+    round: int
+    tokens: int
+    loss_sum: float
+    grad_norm: float
+    work: tuple[tuple[str, MicrobatchDone], ...]
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckPeers:
+    """Find out which of these live, then report `checked`."""
+
+    peers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """Every member holds the weights after `num_steps` steps; `digests` by group."""
+
+    num_steps: int
+    digests: tuple[str, ...]
+    snapshot: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """The run cannot go on."""
+
+    problem: str
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Every step is applied."""
+
+
+Instruction = Send | NewPlan | Record | CheckPeers | Applied | Halt | Finish

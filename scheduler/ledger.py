@@ -1,0 +1,109 @@
+"""The ledger of the open step: every microbatch number, who was lent it, and which replicas counted it. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from swarm.plan import Plan
+from swarm.wire.messages import Lease, MicrobatchDone
+
+Member = tuple[int, str]
+"""Group number and peer id: a replica of a trunk stage, or an owner in the group of the ends."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    lease: int = 0
+    owner: str = ""
+    done: MicrobatchDone | None = None
+
+
+class Ledger:
+    """One step's global batch.
+
+    Args:
+        num_microbatches: of the global batch.
+        microbatch_tokens: tokens of one of them.
+    """
+
+    def __init__(self, num_microbatches: int, microbatch_tokens: int) -> None:
+        self._entries = [_Entry() for _ in range(num_microbatches)]
+        self._microbatch_tokens = microbatch_tokens
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every microbatch is done."""
+        return all(entry.done is not None for entry in self._entries)
+
+    @property
+    def work(self) -> tuple[tuple[str, MicrobatchDone], ...]:
+        """Owner and report of every microbatch that is done, by number."""
+        return tuple((entry.owner, entry.done) for entry in self._entries if entry.done is not None)
+
+    def grant(self, owner: str, count: int) -> tuple[Lease, ...]:
+        """Lend up to `count` free numbers to an owner."""
+        leases: list[Lease] = []
+        for number, entry in enumerate(self._entries):
+            if len(leases) == count:
+                break
+            if not entry.owner:
+                entry.owner = owner
+                leases.append(Lease(number, entry.lease))
+        return tuple(leases)
+
+    def accept(self, plan: Plan, owner: str, report: MicrobatchDone) -> bool:
+        """Enter a report; False where it cannot be true, or says again what is known."""
+        if not self._is_plausible(plan, owner, report):
+            return False
+        self._entries[report.work.lease.number].done = report
+        return True
+
+    def _is_plausible(self, plan: Plan, owner: str, report: MicrobatchDone) -> bool:
+        lease = report.work.lease
+        if lease.number >= len(self._entries):
+            return False
+        entry = self._entries[lease.number]
+        if entry.owner != owner or entry.lease != lease.lease or entry.done is not None:
+            return False
+        if report.tokens != self._microbatch_tokens or not math.isfinite(report.loss_sum):
+            return False
+        return len(report.route) == len(plan.stages) and all(
+            peer in stage.replicas for peer, stage in zip(report.route, plan.stages, strict=True)
+        )
+
+    def reopen(self, leases: Iterable[Lease]) -> dict[str, list[Lease]]:
+        """Take back what was done; returns what is to be replayed, by owner."""
+        owned: dict[str, list[Lease]] = {}
+        for lease in leases:
+            if lease.number >= len(self._entries):
+                continue
+            entry = self._entries[lease.number]
+            if entry.done is not None and entry.lease == lease.lease:
+                entry.done = None
+                owned.setdefault(entry.owner, []).append(lease)
+        return owned
+
+    def lose(self, peer: str) -> dict[str, list[Lease]]:
+        """A peer is gone: its leases are free again, its share as a host must be replayed.
+
+        Returns:
+            What is to be replayed, by owner.
+        """
+        share = []
+        for number, entry in enumerate(self._entries):
+            if entry.owner == peer:
+                entry.owner, entry.done, entry.lease = "", None, entry.lease + 1
+            elif entry.done is not None and peer in entry.done.route:
+                share.append(Lease(number, entry.lease))
+        return self.reopen(share)
+
+    def counted(self, members: Collection[Member]) -> dict[Member, tuple[Lease, ...]]:
+        """What each member should have in its books, now that everything is done."""
+        counted: dict[Member, list[Lease]] = {member: [] for member in members}
+        for entry in self._entries:
+            assert entry.done is not None
+            for stage, peer in enumerate((*entry.done.route, entry.owner)):
+                counted[stage, peer].append(entry.done.work.lease)
+        return {member: tuple(sorted(leases)) for member, leases in counted.items()}
