@@ -55,6 +55,7 @@ def scheduler(
     stages: Annotated[int, typer.Option(min=0, help="Cut the trunk into so many stages; 0: the planner decides.")] = 0,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port to listen on; 0 lets the system choose.")] = 0,
+    invites: Annotated[Path | None, typer.Option(help="Write invites here, instead of into the run's folder.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Run the admin's node: admit peers, plan, lead the steps, keep the audit log and the checkpoints."""
@@ -79,11 +80,12 @@ def scheduler(
 
     def write_invites(node: Node) -> None:
         folder.address.write_text("\n".join(node.addresses), encoding="utf-8")
-        folder.invites.mkdir(exist_ok=True)
+        target = invites or folder.invites
+        target.mkdir(parents=True, exist_ok=True)
         paths = {}
         for role in ("host", "owner"):
             text = make_invite(node.config, node.admin, node.addresses, (role,), _INVITE_USES, _INVITE_DAYS * _DAY_S)
-            paths[role] = folder.invites / f"{role}.txt"
+            paths[role] = target / f"{role}.txt"
             paths[role].write_text(text, encoding="utf-8")
         tell(
             {"event": "listening", "addresses": list(node.addresses), "invites": {k: str(v) for k, v in paths.items()}}

@@ -34,7 +34,7 @@ RUN_TIMEOUT_S = 600.0
 VICTIM = "host-2"
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "sgd": {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9, "warmup_steps": 3},
+    "sgd": {"name": "sgd", "learning_rate": 0.03, "momentum": 0.9, "warmup_steps": 3},
     "adamw": {"name": "adamw", "learning_rate": 1e-3, "warmup_steps": 3},
 }
 

@@ -1,0 +1,95 @@
+"""Hypothesis strategies for every registered message, built from the annotations that the codec checks."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any
+
+from hypothesis import strategies as st
+
+import swarm.admission
+import swarm.plan  # noqa: F401 - both register messages
+from swarm.wire import codec
+from swarm.wire.messages import MAX_ROUTE, BoundaryTensor
+
+KINDS = codec.registered()
+
+_NATURALS = st.integers(0, 2**63 - 1)
+_NAMES = st.text(max_size=12)
+_LEAVES: dict[Any, st.SearchStrategy[Any]] = {
+    int: _NATURALS,
+    str: _NAMES,
+    bytes: st.binary(max_size=24),
+    bool: st.booleans(),
+    float: st.floats(0, 1e8),
+}
+
+
+def messages() -> st.SearchStrategy[Any]:
+    """Any message of any kind."""
+    return st.sampled_from(sorted(KINDS)).flatmap(lambda kind: message_of(KINDS[kind]))
+
+
+def message_of(cls: type) -> st.SearchStrategy[Any]:
+    """Messages of one class; only fields that hang together are drawn by hand."""
+    hints = typing.get_type_hints(cls)
+    names = [entry.name for entry in dataclasses.fields(cls)]
+    if cls is swarm.plan.Plan:
+        return _plans()
+    fields = {name: _of_hint(hints[name]) for name in names}
+    if issubclass(cls, BoundaryTensor):
+        return st.lists(_NAMES, min_size=1, max_size=MAX_ROUTE // 32).flatmap(
+            lambda route: st.builds(
+                cls,
+                **fields
+                | {
+                    "route": st.just(tuple(route)),
+                    "stage": st.integers(-1, len(route)),
+                    "shape": st.tuples(*[st.integers(1, 2**32)] * 3),
+                },
+            )
+        )
+    if cls is swarm.admission.Invite:
+        roles = st.lists(st.sampled_from(swarm.admission.ROLES), min_size=1, max_size=3)
+        return st.builds(cls, **fields | {"roles": roles.map(tuple)})
+    return st.builds(cls, **fields)
+
+
+def _of_hint(hint: Any) -> st.SearchStrategy[Any]:
+    if hint in _LEAVES:
+        return _LEAVES[hint]
+    if dataclasses.is_dataclass(hint):
+        return message_of(typing.cast(type, hint))
+    assert typing.get_origin(hint) is tuple, hint
+    entries = typing.get_args(hint)
+    if len(entries) == 2 and entries[1] is Ellipsis:
+        return st.lists(_of_hint(entries[0]), max_size=4).map(tuple)
+    return st.tuples(*map(_of_hint, entries))
+
+
+@st.composite
+def _plans(draw: st.DrawFn) -> swarm.plan.Plan:
+    hosts = draw(st.lists(_NAMES, min_size=1, max_size=8, unique=True))
+    num_stages = draw(st.integers(1, len(hosts)))
+    first_layer, stages = draw(st.integers(0, 9)), []
+    for stage in range(num_stages):
+        replicas = tuple(hosts[stage::num_stages])
+        last_layer = first_layer + draw(st.integers(1, 5))
+        weights = draw(st.tuples(*[st.floats(1e-3, 1e6)] * len(replicas)))
+        stages.append(
+            swarm.plan.StagePlan(
+                first_layer=first_layer, last_layer=last_layer, replicas=replicas, routing_weights=weights
+            )
+        )
+        first_layer = last_layer
+    return swarm.plan.Plan(
+        number=draw(st.integers(1, 2**40)),
+        fingerprint=draw(_NAMES),
+        first_step=draw(_NATURALS),
+        stages=tuple(stages),
+        owners=draw(st.lists(_NAMES, max_size=3).map(tuple)),
+        standby=draw(st.lists(_NAMES, max_size=3).map(tuple)),
+        window=draw(st.integers(1, 100)),
+        predicted_tokens_per_s=draw(st.floats(0, 1e9)),
+    )
