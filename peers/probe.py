@@ -15,12 +15,14 @@ from swarm.training.device import Device
 from swarm.wire.messages import SpeedProbe
 
 _WARM_UP = 1
-_TIMED = 3
+_TIMED = 5
 _PROBE_BYTES = 4 << 20
 
 
 def measure_layer_s(config: RunConfig, layout: Layout, device: Device) -> float:
-    """Seconds for forward and backward of one trunk layer on one microbatch; the median of a few.
+    """Seconds for forward and backward of one trunk layer on one microbatch.
+
+    The shortest of a few: at the start of a run other programs on the machine load their libraries, which only adds.
 
     Runs on the calling thread; call it on the compute thread.
     """
@@ -37,7 +39,7 @@ def measure_layer_s(config: RunConfig, layout: Layout, device: Device) -> float:
         if device.torch_device.type == "cuda":
             torch.cuda.synchronize(device.torch_device)
         durations.append(time.perf_counter() - started_s)
-    return sorted(durations[_WARM_UP:])[_TIMED // 2]
+    return min(durations[_WARM_UP:])
 
 
 def usable_memory_bytes(node: NodeConfig, device: Device) -> int:

@@ -22,6 +22,7 @@ from swarm.net.channel import Delivery, Reply
 from swarm.net.endpoint import Endpoint
 from swarm.net.outbox import Outbox, unpack
 from swarm.plan import Plan
+from swarm.wire import codec
 from swarm.wire.messages import (
     Ack,
     AssignPlan,
@@ -135,15 +136,34 @@ class Conductor:
 
     async def send_home(self, problem: str) -> None:
         """Tell every member that the run is over, and why if it should not be."""
-        for outbox in self._outboxes.values():
-            outbox.post(RunFinished(term=self.term, problem=problem))
+        farewell = RunFinished(term=self.term, problem=problem)
+        unheard = 0
         try:
             async with asyncio.timeout(_FAREWELL_S):
-                await asyncio.gather(*(outbox.flushed() for outbox in self._outboxes.values()))
+                unheard = sum(await asyncio.gather(*(self._say_goodbye(peer, farewell) for peer in self._heard_of)))
         except TimeoutError:
-            self.tell({"event": "warning", "problem": "some members did not hear that the run is over"})
+            unheard = len(self._heard_of)
+        if unheard:
+            self.tell({"event": "warning", "problem": f"{unheard} members did not hear that the run is over"})
         for outbox in self._outboxes.values():
             await outbox.close()
+
+    async def _say_goodbye(self, peer: str, farewell: RunFinished) -> bool:
+        """Also to peers that were declared lost, wrongly perhaps, and to those that came too late for the plan."""
+        outbox = self._outboxes.get(peer)
+        if outbox is not None and not outbox.lost:
+            outbox.post(farewell)
+            await outbox.flushed()
+            return outbox.lost
+        try:
+            await self.endpoint.request(peer, Orders(items=(codec.encode(farewell),)))
+        except SwarmError:
+            return self.roster.is_here(peer)
+        return False
+
+    @property
+    def _heard_of(self) -> set[str]:
+        return set(self._outboxes) | set(self.roster.hosts) | set(self.roster.owners)
 
     # --- instructions ----------------------------------------------------------------------------------------------
 

@@ -32,6 +32,10 @@ class Roster:
         """A member is gone."""
         self._members.pop(peer, None)
 
+    def is_here(self, peer: str) -> bool:
+        """Whether a peer has registered and was not lost since."""
+        return peer in self._members
+
     @property
     def hosts(self) -> dict[str, Capabilities]:
         """Members that host, in a fixed order."""

@@ -129,8 +129,9 @@ class OptimizerConfig:
         _one_of("optimizer", "name", self.name, ("adamw", "sgd"))
         _positive("optimizer", learning_rate=self.learning_rate, epsilon=self.epsilon)
         _require(self.warmup_steps >= 0, f"optimizer.warmup_steps is {self.warmup_steps}", "set it to 0 or more")
-        _require(self.max_grad_norm >= 0, f"optimizer.max_grad_norm is {self.max_grad_norm}", "set it to 0 or more")
-        _require(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}", "set it to 0 or more")
+        for name in ("max_grad_norm", "weight_decay"):
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, f"optimizer.{name} is {value}", "set it to 0 or more")
         for name in ("final_learning_rate_fraction", "beta1", "beta2", "momentum"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"optimizer.{name} is {value}", "choose a number from 0 to 1")
@@ -188,6 +189,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         _require(bool(self.name), "the run has no name", "set name")
         _require("model_type" in self.model, "model has no model_type", 'set it, for instance to "llama"')
+        try:
+            json.dumps(self.model, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"model has a value that JSON has not ({error})", "use numbers and text") from None
 
     @property
     def microbatch_tokens(self) -> int:
@@ -306,7 +311,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return Path(value)
     expected = origin or hint
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{where} is larger than any float", "set it lower") from None
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
         name = getattr(expected, "__name__", str(expected))
         raise ConfigError(f"{where} is {value!r}", f"give it a value of type {name}")

@@ -1,7 +1,8 @@
 """A first planner: balance compute, respect memory, count transfers and the all-reduce.
 
-For every number of stages, hosts go to the stage with the least speed, fastest first; then layers go to stages in
-proportion, under each stage's smallest memory; the number of stages with the shortest predicted step wins.
+For every number of stages, hosts go to the stage with the least speed, fastest first, and two to every stage where
+there are enough; then layers go to stages in proportion, under each stage's smallest memory; the number of stages with
+the shortest predicted step wins.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from swarm.errors import ModelTooLarge, RunError
 from swarm.model.spans import LayerSpan
 
 _Group = list[HostFacts]
+_SAFE_REPLICAS = 2
 
 
 def balanced(problem: Problem) -> Placement:
@@ -53,9 +55,11 @@ def _with_stages(problem: Problem, num_stages: int) -> Placement | None:
 
 
 def _group(hosts: Sequence[HostFacts], num_stages: int) -> list[_Group]:
+    """Fastest first, to the slowest stage; but first two to every stage, so that one death stops nothing."""
+    least = min(_SAFE_REPLICAS, len(hosts) // num_stages)
     groups: list[_Group] = [[] for _ in range(num_stages)]
     for host in sorted(hosts, key=lambda host: (host.layer_s, host.peer)):
-        min(groups, key=lambda group: (bool(group), _speed(group))).append(host)
+        min(groups, key=lambda group: (len(group) >= least, _speed(group))).append(host)
     return groups
 
 

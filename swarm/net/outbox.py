@@ -49,10 +49,13 @@ class Outbox:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self.failures = 0
+        self.lost = False
         self._task = asyncio.create_task(self._run())
 
     def post(self, message: object) -> None:
-        """Deliver a message after all earlier ones."""
+        """Deliver a message after all earlier ones; nothing happens once the peer is given up."""
+        if self.lost:
+            return
         self._queue.append(codec.encode(message))
         self._idle.clear()
         self._wake.set()
@@ -109,6 +112,7 @@ class Outbox:
             self.failures >= self._max_failures or isinstance(error, DeadlineExceeded | RefusedByPeer)
         )
         if given_up:
+            self.lost = True
             self._queue.clear()
             self._idle.set()
             if self._on_lost is not None:

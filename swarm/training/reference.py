@@ -92,7 +92,7 @@ def replay(
     ledger: Iterable[Sequence[LedgerItem]],
     threads: int,
     on_step: Callable[[ReplayedStep], None] | None = None,
-    choice: str = "auto",
+    device: str = "auto",
 ) -> Reference:
     """Train the unsliced model on recorded microbatches.
 
@@ -101,13 +101,13 @@ def replay(
         ledger: the microbatches of one step after the other, from step 0.
         threads: of this process's matrix products; set for the whole process.
         on_step: called after every step.
-        choice: of the device, as `NodeConfig.device`.
+        device: as `NodeConfig.device`.
 
     Returns:
         Figures of every step, and the model after the last.
     """
     torch.set_num_threads(threads)
-    whole = _WholeModel(config, Device(choice, config.numerics.precision))
+    whole = _WholeModel(config, Device(device, config.numerics.precision))
     steps: list[ReplayedStep] = []
     for step, items in enumerate(ledger):
         replayed = _step(whole, step, items)

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 import swarm.admission
-import swarm.plan  # noqa: F401 - both register messages
+import swarm.plan
 from swarm.wire import codec
 from swarm.wire.messages import MAX_ROUTE, BoundaryTensor
 

@@ -31,8 +31,9 @@ ADAMW = OptimizerConfig(name="adamw", learning_rate=3e-3, warmup_steps=2)
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """The reference sets the process's threads; other tests get theirs back."""
+    """Several threads wait for one another on a busy machine; the reference sets them anyhow."""
     threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
@@ -141,7 +142,7 @@ def _answer_again(hand: HandDriven, item: LedgerItem, step: int) -> None:
 def _both(optimizer: OptimizerConfig) -> tuple[Figures, Reference]:
     config = replace(run_config(optimizer=optimizer), schedule=ScheduleConfig(steps=STEPS))
     ledger = _ledger()
-    return _drive(config, ledger), replay(config, ledger, threads=1, choice="cpu")
+    return _drive(config, ledger), replay(config, ledger, threads=1, device="cpu")
 
 
 def test_sgd_weights_equal_those_of_stages() -> None:
@@ -164,8 +165,8 @@ def test_a_missing_microbatch_shows() -> None:
     """The comparison is worth something only if it can fail."""
     config = replace(run_config(optimizer=SGD), schedule=ScheduleConfig(steps=STEPS))
     ledger = _ledger()
-    whole = replay(config, ledger, threads=1, choice="cpu").weights
-    holed = replay(config, [*ledger[:2], ledger[2][1:], *ledger[3:]], threads=1, choice="cpu").weights
+    whole = replay(config, ledger, threads=1, device="cpu").weights
+    holed = replay(config, [*ledger[:2], ledger[2][1:], *ledger[3:]], threads=1, device="cpu").weights
     differences = [float((holed[name] - whole[name]).abs().max() / whole[name].abs().max()) for name in whole]
     assert max(differences) > 1e-3
 
@@ -174,14 +175,14 @@ def test_the_caller_sees_every_step_and_gets_a_model_that_improved() -> None:
     config = replace(run_config(optimizer=ADAMW), schedule=ScheduleConfig(steps=STEPS))
     ledger = _ledger()
     seen: list[int] = []
-    reference = replay(config, ledger, threads=1, on_step=lambda step: seen.append(step.step), choice="cpu")
+    reference = replay(config, ledger, threads=1, on_step=lambda step: seen.append(step.step), device="cpu")
     assert seen == list(range(STEPS))
     assert not reference.model.training
 
 
 def test_validation_covers_every_window_once() -> None:
     config = run_config()
-    model = replay(config, [], threads=1, choice="cpu").model
+    model = replay(config, [], threads=1, device="cpu").model
     tokens = np.random.default_rng(2).integers(0, 256, 16 * 5 + 1 + 7, dtype=np.uint16)
     ids = torch.from_numpy(tokens[:80].astype(np.int64)).view(5, 16)
     labels = torch.from_numpy(tokens[1:81].astype(np.int64)).view(5, 16)
@@ -191,6 +192,6 @@ def test_validation_covers_every_window_once() -> None:
 
 
 def test_validation_text_shorter_than_a_window_is_an_error() -> None:
-    model = replay(run_config(), [], threads=1, choice="cpu").model
+    model = replay(run_config(), [], threads=1, device="cpu").model
     with pytest.raises(ShardTooSmall):
         validation_loss(model, np.zeros(16, dtype=np.uint16), 16, batch=2)

@@ -104,7 +104,7 @@ def test_fields_of_any_other_type_are_refused(kind: int, fields: list[Any]) -> N
     _decodes_or_refuses(msgpack.packb([kind, *fields]))
 
 
-# --- bombs -------------------------------------------------------------------------------------------------------------
+# --- bombs -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_sequence_has_a_cap() -> None:
         codec.decode(codec.encode(Orders(items=(b"",) * (codec.MAX_ITEMS + 1))))
 
 
-# --- types -------------------------------------------------------------------------------------------------------------
+# --- types -----------------------------------------------------------------------------------------------------------
 
 
 def _with_field(message: object, position: int, value: object) -> bytes:

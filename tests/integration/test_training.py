@@ -1,0 +1,98 @@
+"""A swarm of real processes over real daemons computes what one process computes, also when a host dies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from benchmarks.corpora import write_random_shards
+from benchmarks.training_run import FinishedRun, largest_relative, llama, train
+from swarm.local.fleet import Event, Fleet, Program
+from swarm.training.checkpoint import CheckpointReader
+
+STAGES = 2
+STEPS = 6
+KILL_AFTER = 2
+
+
+def run_values(codec: str) -> dict[str, Any]:
+    return {
+        "name": "test",
+        "model": llama(num_layers=4, width=32, context_tokens=16, heads=2, mlp_width=64),
+        "data": {"context_tokens": 16, "held_out_fraction": 0.1},
+        "batch": {"microbatch_sequences": 2, "global_batch_microbatches": 6},
+        "optimizer": {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9, "warmup_steps": 2},
+        "numerics": {"boundary_codec": codec},
+        "schedule": {"steps": STEPS, "checkpoint_every_steps": 4},
+    }
+
+
+def weights_differ(done: FinishedRun, reference: dict[str, torch.Tensor]) -> float:
+    reader = CheckpointReader(done.checkpoint)
+    assert reader.step == STEPS
+    ours = {
+        name: value for part in reader.parts if part.startswith("model-") for name, value in reader.part(part).items()
+    }
+    assert ours.keys() == reference.keys()
+    return max(float((ours[name] - reference[name]).abs().max() / reference[name].abs().max()) for name in reference)
+
+
+@pytest.mark.timeout(240)
+def test_a_killed_host_changes_nothing(tmp_path: Path) -> None:
+    shards = write_random_shards(tmp_path / "text", 1, 2, 4000)
+    fleet = Fleet(tmp_path / "fleet", run_values("fp32"), shards, num_hosts=2 * STAGES, num_stages=STAGES)
+    killed: list[str] = []
+
+    def kill(running: Fleet, event: Event) -> None:
+        if event["step"] == KILL_AFTER:
+            killed.append(running.peer_id("host-1"))
+            running.programs["host-1"].kill()
+
+    done = train(fleet, "killed", 180.0, kill)
+
+    assert [peer for peer, _, _ in done.lost_peers] == killed
+    assert any(killed[0] in work.route for step in done.steps for work in step.work), "the victim had worked"
+    assert killed[0] not in {peer for work in done.steps[-1].work for peer in work.route}
+    assert done.steps[-1].plan > done.steps[0].plan
+    reference, _ = done.replay(threads=1)
+    assert weights_differ(done, reference.weights) <= 1e-5
+    losses = [
+        (ours.loss_sum / ours.tokens, theirs.mean_loss)
+        for ours, theirs in zip(done.steps, reference.steps, strict=True)
+    ]
+    assert largest_relative(losses) <= 1e-5
+    assert done.replicas_equal(STAGES)
+    check_export(done, tmp_path)
+
+
+def check_export(done: FinishedRun, folder: Path) -> None:
+    """The exported model is the trained one, and transformers loads it with its tokenizer."""
+    target = folder / "export"
+    Program("export", ["export", str(done.checkpoint), str(target), "--json"], folder / "logs").expect_success()
+    model = AutoModelForCausalLM.from_pretrained(target)
+    reader = CheckpointReader(done.checkpoint)
+    head = reader.part("model-ends")["lm_head.weight"]
+    assert torch.equal(model.lm_head.weight, head)
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    assert tokenizer.decode(tokenizer("def f():").input_ids) == "def f():"
+
+
+@pytest.mark.timeout(240)
+def test_the_demo_writes_its_figures(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("the quick brown fox jumps over the lazy dog\n" * 500, encoding="utf-8")
+    figures = tmp_path / "figures.json"
+    folder = tmp_path / "demo"
+    arguments = ["demo", "--folder", str(folder), "--corpus", str(corpus), "--steps", "3", "--json", str(figures)]
+    Program("demo", arguments, tmp_path / "logs").expect_success(200.0)
+    found = json.loads(figures.read_text())
+    assert (found["steps"], found["hosts"], found["owners"]) == (3, 4, 2)
+    assert 5.0 < found["first_loss"] < 6.0
+    assert found["last_loss"] < found["first_loss"]
+    assert found["tokens_per_s"] > 0
+    assert AutoModelForCausalLM.from_pretrained(found["export_dir"]).config.num_hidden_layers == 6
