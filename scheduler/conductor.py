@@ -128,6 +128,7 @@ class Conductor:
             event = await self._events.get()
             await self._carry_out(event())
             self.status.phase = self._leader.phase.value
+            self.status.waiting_for = self._leader.waiting_for
         if self._halted is not None:
             kind = StageWithoutHost if self._halted.stage >= 0 else RunError
             where = f"stage {self._halted.stage}: " if self._halted.stage >= 0 else ""

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from swarm.plan import Plan
 from swarm.wire.messages import Lease, MicrobatchDone
 
+_MAX_LOSS_SUM = 1e100
+"""Far beyond any loss, and far from where a sum of them overflows."""
+
 Member = tuple[int, str]
 """Group number and peer id: a replica of a trunk stage, or an owner in the group of the ends."""
 
@@ -42,6 +45,11 @@ class Ledger:
         """Owner and report of every microbatch that is done, by number."""
         return tuple((entry.owner, entry.done) for entry in self._entries if entry.done is not None)
 
+    @property
+    def owners_at_work(self) -> tuple[str, ...]:
+        """Owners of microbatches that are not done, sorted."""
+        return tuple(sorted({entry.owner for entry in self._entries if entry.owner and entry.done is None}))
+
     def grant(self, owner: str, count: int) -> tuple[Lease, ...]:
         """Lend up to `count` free numbers to an owner."""
         leases: list[Lease] = []
@@ -67,7 +75,7 @@ class Ledger:
         entry = self._entries[lease.number]
         if entry.owner != owner or entry.lease != lease.lease or entry.done is not None:
             return False
-        if report.tokens != self._microbatch_tokens or not math.isfinite(report.loss_sum):
+        if report.tokens != self._microbatch_tokens or not abs(report.loss_sum) < _MAX_LOSS_SUM:
             return False
         return len(report.route) == len(plan.stages) and all(
             peer in stage.replicas for peer, stage in zip(report.route, plan.stages, strict=True)

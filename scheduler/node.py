@@ -97,6 +97,8 @@ class Node:
         while True:
             await asyncio.sleep(_STATUS_S)
             await asyncio.to_thread(self.status.save)
+            if self.status.started_at_s:
+                self.conductor.tell(self.status.progress())
 
     def _problem(self) -> Problem:
         trunk = self.layout.trunk

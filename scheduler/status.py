@@ -32,6 +32,7 @@ class Status:
     plan: Plan | None = None
     started_at_s: float = 0.0
     checkpoint: str = ""
+    waiting_for: tuple[str, ...] = ()
     _last_step: dict[str, Any] = field(default_factory=dict)
     _last_step_at_s: float = 0.0
     _step_s: float = 0.0
@@ -84,12 +85,23 @@ class Status:
         }
         return self._last_step
 
+    def progress(self) -> dict[str, Any]:
+        """What goes on right now, between two steps' events."""
+        return {
+            "event": "progress",
+            "phase": self.phase,
+            "step": self._last_step.get("step", 0),
+            "since_s": time.time() - (self._last_step_at_s or self.started_at_s),
+            "waiting_for": list(self.waiting_for),
+        }
+
     def as_json(self) -> dict[str, Any]:
         """Everything, as plain values."""
         return {
             "run": self.config.name,
             "fingerprint": self.config.fingerprint,
             "phase": self.phase,
+            "waiting_for": list(self.waiting_for),
             "written_at_s": time.time(),
             "last_step": self._last_step,
             "checkpoint": self.checkpoint,

@@ -143,8 +143,8 @@ class StepLeader:
         groups = {(stage, reduced.digest, reduced.square_norm) for (stage, _), reduced in self._reduced.items()}
         if len(groups) != len(self.plan.groups):
             return self._hold("replicas of one group report different averages")
-        square_norm = math.fsum(square for _, _, square in groups)
-        if not math.isfinite(square_norm):
+        square_norm = sum(sorted(square for _, _, square in groups))  # math.fsum raises where this is infinite
+        if not 0 <= square_norm < math.inf:
             return self._halt("the gradient is not finite: lower the learning rate", -1)
         return self._commit(math.sqrt(square_norm))
 
@@ -193,6 +193,19 @@ class StepLeader:
         for owner in self._owners():
             instructions += self._grant(owner, self._first_share())
         return instructions + self._close_if_complete()
+
+    @property
+    def waiting_for(self) -> tuple[str, ...]:
+        """Peers whose report the step waits for right now, sorted."""
+        match self.phase:
+            case Phase.OPEN:
+                return self._ledger.owners_at_work
+            case Phase.CLOSING:
+                return tuple(sorted({peer for _, peer in self._waiting}))
+            case Phase.REDUCING:
+                return tuple(sorted({peer for stage, peer in self._members() if (stage, peer) not in self._reduced}))
+            case _:
+                return tuple(sorted({peer for step in self._applying.values() for _, peer in step.waiting}))
 
     # --- transitions -----------------------------------------------------------------------------------------------
 

@@ -41,6 +41,9 @@ def in_words(event: dict[str, Any]) -> str:
                 f"step {event['step']}/{event['steps']}  loss {event['loss']:.4f}  "
                 f"{event['tokens_per_s']:,.0f} tokens/s  {duration(event['eta_s'])} to go"
             )
+        case "progress":
+            who = ", ".join(map(short, event["waiting_for"])) or "nobody"
+            return f"step {event['step'] + 1} is {event['phase']} for {duration(event['since_s'])}, waiting for {who}"
         case "lost":
             return f"lost {short(event['peer'])} in step {event['step']}: {event['problem']}"
         case "round_failed":
@@ -60,6 +63,8 @@ def status_table(status: dict[str, Any]) -> list[Any]:
     headline = f"run {status['run']} · {status['phase']}"
     if step:
         headline += f" · {in_words(step)}"
+    if status["waiting_for"]:
+        headline += f" · waits for {', '.join(map(short, status['waiting_for']))}"
     table = Table("peer", "part", "state", "tokens", "waits for")
     for peer, facts in status["peers"].items():
         part = _part(status["plan"], peer)

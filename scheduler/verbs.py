@@ -13,6 +13,10 @@ from swarm.telemetry import Teller
 _DAY_S = 86_400.0
 _INVITE_DAYS = 7.0
 _INVITE_USES = 100
+_PASSING = ("step", "progress")
+"""Events that replace one another on a terminal."""
+_SLOW_STEP_S = 3.0
+"""A step that takes longer is told who it waits for."""
 
 
 def init(
@@ -73,10 +77,10 @@ def scheduler(
     teller = Teller(json)
 
     def tell(event: dict[str, Any]) -> None:
-        if event["event"] == "step":
-            teller.tell(event) if json else teller.say(in_words(event))
-        else:
+        if json or event["event"] not in _PASSING:
             teller.tell(event, in_words(event))
+        elif event["event"] == "step" or event["since_s"] > _SLOW_STEP_S:
+            teller.say(in_words(event))
 
     def write_invites(node: Node) -> None:
         folder.address.write_text("\n".join(node.addresses), encoding="utf-8")

@@ -114,8 +114,10 @@ class StrictRounds(ServicerBase):  # type: ignore[misc]
             context: whose `remote_id` libp2p has authenticated.
 
         Yields:
-            Averages, or one refusal.
+            Averages, or one refusal; nothing to a peer that no prepared round here has as a member.
         """
+        if not any(context.remote_id in runner for runner in self._rounds.values()):
+            return
         try:
             async with asyncio.timeout(FIRST_MESSAGE_TIMEOUT_S):
                 first = await anext(stream, None)
@@ -123,7 +125,7 @@ class StrictRounds(ServicerBase):  # type: ignore[misc]
             return
         runner = None if first is None else self._rounds.get(first.group_id)
         if runner is None or context.remote_id not in runner:
-            # One answer for both: a stranger does not learn which rounds there are.
+            # One answer for both: a member of one round does not learn which others there are.
             yield refusal(averaging_pb2.BAD_GROUP_ID)
             await asyncio.sleep(LINGER_S)
             return

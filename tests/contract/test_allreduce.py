@@ -301,19 +301,20 @@ def test_a_member_killed_in_mid_round() -> None:
     run(scenario())
 
 
-def test_unknown_rounds_and_strangers_are_refused_at_once() -> None:
+def test_strangers_get_no_answer_and_unknown_rounds_are_refused() -> None:
     async def scenario() -> None:
         async with group_of(3) as group:
             pair = group.plan(b"pair", members=group.ids[:2], weights=(1.0, 1.0), fractions=(1.0, 1.0))
             for index in range(2):
                 group.rounds[index].prepare(pair, values_of(index))
-            for plan in (pair, group.plan(b"unknown")):
-                begun = time.monotonic()
-                stub = StrictRounds.get_stub(group.p2ps[2], group.p2ps[0].peer_id)
+            for caller, plan, answered in ((2, pair, False), (1, group.plan(b"unknown"), True)):
+                stub = StrictRounds.get_stub(group.p2ps[caller], group.p2ps[0].peer_id)
                 answers = await stub.rpc_aggregate_part(_one(_part(torch.ones(10), plan, 1.0)))
-                assert (await anext(answers)).code == averaging_pb2.BAD_GROUP_ID
-                assert time.monotonic() - begun < PROMPT_S
-                await answers.aclose()
+                try:
+                    heard = [message.code async for message in answers]
+                except ConnectionResetError:  # the stream went while we were still writing to it
+                    heard = []
+                assert heard == ([averaging_pb2.BAD_GROUP_ID] if answered else [])
             with pytest.raises(ReductionFailed):
                 group.rounds[2].prepare(pair, values_of(2))
             with pytest.raises(ReductionFailed):

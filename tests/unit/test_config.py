@@ -209,7 +209,7 @@ def test_every_field_is_in_the_fingerprint(path: str, value: Any) -> None:
     elif isinstance(value, str):
         other = value + "x"
     else:
-        other = value + 1 if isinstance(value, int) else value / 2 + 0.05
+        other = value + 1 if isinstance(value, int) else value / 2 + 0.003
     changed = build(RunConfig, _with(path, other), "run")
     assert changed.fingerprint != RUN.fingerprint
 

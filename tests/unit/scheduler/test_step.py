@@ -1,0 +1,501 @@
+"""The step leader: each transition of its state table, and what it ignores."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from scheduler.instructions import Applied, CheckPeers, Finish, Halt, Instruction, NewPlan, Record, Send
+from scheduler.step import MAX_FAILED_ROUNDS, Phase, StepLeader
+from swarm.plan import Plan
+from swarm.wire.messages import (
+    CloseStep,
+    CommitStep,
+    GoRound,
+    GrantLeases,
+    Lease,
+    MicrobatchDone,
+    PeersLost,
+    ReopenStep,
+    ReplayWork,
+    RoundFailed,
+    RoundReduced,
+    StepApplied,
+    StepClosed,
+    Work,
+)
+from tests.support.plans import plan
+
+PLAN = plan(["a", "b"], ["c"], owners=("o", "p"), window=2)
+TOKENS = 8
+ROUTES = [("a", "c"), ("b", "c")]
+
+
+def leader(steps: int = 3, found: Plan = PLAN, batch: int = 4, checkpoint_every: int = 2) -> StepLeader:
+    made = StepLeader(
+        plan=found,
+        term=7,
+        global_batch=batch,
+        microbatch_tokens=TOKENS,
+        next_step=0,
+        num_steps=steps,
+        checkpoint_every_steps=checkpoint_every,
+    )
+    return made
+
+
+def done(number: int, route: tuple[str, ...], *, step: int = 0, lease: int = 0, **changes: object) -> MicrobatchDone:
+    fields = {"tokens": TOKENS, "loss_sum": 2.0, "cursor": number} | changes
+    return MicrobatchDone(work=Work(step, Lease(number, lease), 0), route=route, **fields)  # type: ignore[arg-type]
+
+
+def sent(instructions: list[Instruction], kind: type) -> list[tuple[str, object]]:
+    return [
+        (instruction.peer, instruction.message)
+        for instruction in instructions
+        if isinstance(instruction, Send) and isinstance(instruction.message, kind)
+    ]
+
+
+def granted(instructions: list[Instruction]) -> dict[str, list[Lease]]:
+    found: dict[str, list[Lease]] = {}
+    for peer, order in sent(instructions, GrantLeases):
+        assert isinstance(order, GrantLeases)
+        found.setdefault(peer, []).extend(order.leases)
+    return found
+
+
+def fill(lead: StepLeader, step: int = 0) -> list[Instruction]:
+    """Every microbatch of the open step is done by whom it was granted to."""
+    instructions: list[Instruction] = []
+    for number, (owner, lease) in enumerate(_owners_of(lead)):
+        instructions = lead.done(owner, done(number, ROUTES[number % 2], step=step, lease=lease))
+    return instructions
+
+
+def _owners_of(lead: StepLeader) -> list[tuple[str, int]]:
+    return [(entry.owner, entry.lease) for entry in lead._ledger._entries]
+
+
+def close_all(lead: StepLeader) -> list[Instruction]:
+    instructions: list[Instruction] = []
+    for stage, peer in list(lead._members()):
+        report = StepClosed(step=lead.step, stage=stage, round=lead.round, missing=())
+        instructions = lead.closed(peer, report)
+    return instructions
+
+
+def reduced(lead: StepLeader, stage: int, digest: str = "", square: float = 4.0) -> RoundReduced:
+    return RoundReduced(
+        step=lead.step, stage=stage, round=lead.round, digest=digest or f"g{stage}", square_norm=square
+    )
+
+
+def reduce_all(lead: StepLeader) -> list[Instruction]:
+    instructions: list[Instruction] = []
+    for stage, peer in list(lead._members()):
+        instructions = lead.reduced(peer, reduced(lead, stage))
+    return instructions
+
+
+def reducing() -> StepLeader:
+    lead = leader()
+    lead.start()
+    fill(lead)
+    close_all(lead)
+    assert lead.phase is Phase.REDUCING
+    return lead
+
+
+# --- OPEN --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_opens_with_equal_shares() -> None:
+    lead = leader()
+    instructions = lead.start()
+    assert granted(instructions) == {"o": [Lease(0, 0), Lease(1, 0)], "p": [Lease(2, 0), Lease(3, 0)]}
+    order = sent(instructions, GrantLeases)[0][1]
+    assert isinstance(order, GrantLeases)
+    assert (order.term, order.plan, order.step) == (7, 1, 0)
+
+
+def test_an_owner_gets_no_more_than_its_window_and_then_one_by_one() -> None:
+    lead = leader(batch=7)
+    assert granted(lead.start()) == {"o": [Lease(0, 0), Lease(1, 0)], "p": [Lease(2, 0), Lease(3, 0)]}
+    assert granted(lead.done("p", done(2, ROUTES[0]))) == {"p": [Lease(4, 0)]}
+    assert granted(lead.done("p", done(4, ROUTES[0]))) == {"p": [Lease(5, 0)]}
+    assert granted(lead.done("o", done(0, ROUTES[0]))) == {"o": [Lease(6, 0)]}
+    assert lead.done("o", done(1, ROUTES[0])) == []
+
+
+@pytest.mark.parametrize(
+    ("owner", "report"),
+    [
+        ("p", done(0, ROUTES[0])),  # somebody else's
+        ("a", done(0, ROUTES[0])),
+        ("o", done(0, ROUTES[0], step=1)),
+        ("o", done(9, ROUTES[0])),
+        ("o", done(0, ROUTES[0], lease=1)),
+        ("o", done(0, ROUTES[0], tokens=TOKENS + 1)),
+        ("o", done(0, ROUTES[0], loss_sum=math.nan)),
+        ("o", done(0, ROUTES[0], loss_sum=math.inf)),
+        ("o", done(0, ROUTES[0], loss_sum=-1.7e308)),
+        ("o", done(0, ("a",))),
+        ("o", done(0, ("a", "c", "c"))),
+        ("o", done(0, ("c", "a"))),
+        ("o", done(0, ("stranger", "c"))),
+    ],
+)
+def test_a_report_that_cannot_be_true_is_ignored(owner: str, report: MicrobatchDone) -> None:
+    lead = leader()
+    lead.start()
+    assert lead.done(owner, report) == []
+    assert lead.ignored_reports == 1
+    assert not lead._ledger.work
+
+
+def test_a_report_that_comes_twice_is_ignored() -> None:
+    lead = leader(batch=9)
+    lead.start()
+    assert lead.done("o", done(0, ROUTES[0]))
+    assert lead.done("o", done(0, ROUTES[1])) == []
+    assert lead.ignored_reports == 1
+    assert lead._ledger.work[0][1].route == ROUTES[0]
+
+
+# --- OPEN to CLOSING ---------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_batch_closes_the_step_with_the_ledgers_books() -> None:
+    lead = leader()
+    lead.start()
+    orders = {peer: order for peer, order in sent(fill(lead), CloseStep) if isinstance(order, CloseStep)}
+    assert lead.phase is Phase.CLOSING
+    assert {peer: [lease.number for lease in order.counted] for peer, order in orders.items()} == {
+        "a": [0, 2],
+        "b": [1, 3],
+        "c": [0, 1, 2, 3],
+        "o": [0, 1],
+        "p": [2, 3],
+    }
+    assert (orders["a"].members, orders["a"].tokens) == (("a", "b"), (16, 16))
+    assert (orders["c"].members, orders["c"].tokens) == (("c",), (32,))
+    assert (orders["p"].stage, orders["p"].members, orders["p"].tokens) == (2, ("o", "p"), (16, 16))
+    assert {order.round for order in orders.values()} == {1}
+
+
+def test_something_missing_reopens_and_replays() -> None:
+    lead = leader()
+    lead.start()
+    fill(lead)
+    missing = (Lease(1, 0), Lease(3, 0), Lease(77, 0))
+    instructions = lead.closed("b", StepClosed(step=0, stage=0, round=1, missing=missing))
+    assert lead.phase is Phase.OPEN
+    assert {peer for peer, _ in sent(instructions, ReopenStep)} == {"a", "b", "c", "o", "p"}
+    replays = {peer: order.leases for peer, order in sent(instructions, ReplayWork) if isinstance(order, ReplayWork)}
+    assert replays == {"o": (Lease(1, 0),), "p": (Lease(3, 0),)}
+    assert not sent(instructions, PeersLost)
+    lead.done("o", done(1, ("a", "c")))
+    again = sent(lead.done("p", done(3, ("a", "c"))), CloseStep)
+    assert {order.round for _, order in again if isinstance(order, CloseStep)} == {2}
+    assert next(order.counted for peer, order in again if peer == "b" and isinstance(order, CloseStep)) == ()
+
+
+def test_a_replica_that_misses_what_it_was_never_given_is_lost() -> None:
+    lead = leader()
+    lead.start()
+    fill(lead)
+    instructions = lead.closed("b", StepClosed(step=0, stage=0, round=1, missing=(Lease(77, 0),)))
+    assert lead.lost == {"b"}
+    assert sent(instructions, PeersLost)
+
+
+@pytest.mark.parametrize(
+    ("peer", "report"),
+    [
+        ("a", StepClosed(step=0, stage=0, round=2, missing=())),
+        ("a", StepClosed(step=1, stage=0, round=1, missing=())),
+        ("a", StepClosed(step=0, stage=1, round=1, missing=())),
+        ("stranger", StepClosed(step=0, stage=0, round=1, missing=())),
+    ],
+)
+def test_a_closing_that_is_not_expected_is_ignored(peer: str, report: StepClosed) -> None:
+    lead = leader()
+    lead.start()
+    fill(lead)
+    assert lead.closed(peer, report) == []
+    assert lead.ignored_reports == 1
+    assert lead.phase is Phase.CLOSING
+
+
+def test_everybody_closed_once_is_the_sign_to_reduce() -> None:
+    lead = leader()
+    lead.start()
+    assert lead.closed("a", StepClosed(step=0, stage=0, round=0, missing=())) == []
+    fill(lead)
+    first = StepClosed(step=0, stage=0, round=1, missing=())
+    assert lead.closed("a", first) == []
+    assert lead.closed("a", first) == []
+    assert lead.ignored_reports == 2
+    instructions = close_all(lead)
+    assert lead.phase is Phase.REDUCING
+    assert sorted(peer for peer, _ in sent(instructions, GoRound)) == ["a", "b", "c", "o", "p"]
+
+
+# --- REDUCING ----------------------------------------------------------------------------------------------------------
+
+
+def test_equal_hashes_commit_with_the_norm_of_the_whole_model() -> None:
+    lead = reducing()
+    instructions = reduce_all(lead)
+    record = instructions[0]
+    assert isinstance(record, Record)  # durable before anything is sent
+    assert record.grad_norm == math.sqrt(12.0)
+    assert (record.step, record.plan, record.round, record.tokens, record.loss_sum) == (0, 1, 1, 32, 8.0)
+    assert record.digests == ("g0", "g1", "g2")
+    assert [report.work.lease.number for _, report in record.work] == [0, 1, 2, 3]
+    commits = [order for _, order in sent(instructions, CommitStep) if isinstance(order, CommitStep)]
+    assert len(commits) == 5
+    assert {(order.grad_norm, order.snapshot, order.round) for order in commits} == {(math.sqrt(12.0), False, 1)}
+    assert granted(instructions)
+    assert (lead.phase, lead.step, lead.round) == (Phase.OPEN, 1, 0)
+
+
+def test_a_group_counts_once_in_the_norm() -> None:
+    lead = reducing()
+    for stage, peer in lead._members():
+        instructions = lead.reduced(peer, reduced(lead, stage, square=[9.0, 16.0, 0.0][stage]))
+    assert isinstance(instructions[0], Record)
+    assert instructions[0].grad_norm == 5.0
+
+
+@pytest.mark.parametrize(("digest", "square"), [("other", 4.0), ("", 4.5)])
+def test_replicas_that_differ_hold_the_step(digest: str, square: float) -> None:
+    lead = reducing()
+    for stage, peer in lead._members():
+        odd = peer == "b"
+        report = reduced(lead, stage, digest if odd else "", square if odd else 4.0)
+        instructions = lead.reduced(peer, report)
+    assert lead.phase is Phase.HELD
+    assert instructions[-1] == CheckPeers(("a", "b", "c", "o", "p"))
+    assert len(sent(instructions, ReopenStep)) == 5
+    assert not sent(instructions, CommitStep)
+
+
+def test_digests_that_differ_again_and_again_halt_the_run() -> None:
+    lead = reducing()
+    for attempt in range(MAX_FAILED_ROUNDS):
+        assert lead.phase is Phase.REDUCING, attempt
+        for stage, peer in list(lead._members()):
+            instructions = lead.reduced(peer, reduced(lead, stage, "other" if peer == "b" else ""))
+        if attempt < MAX_FAILED_ROUNDS - 1:
+            assert sent(lead.checked(), CloseStep)
+            close_all(lead)
+    assert lead.phase is Phase.HALTED
+    (halt,) = instructions
+    assert isinstance(halt, Halt)
+    assert "different averages" in halt.problem
+
+
+def test_a_round_that_failed_is_tried_again_after_the_check() -> None:
+    lead = reducing()
+    failed = RoundFailed(step=0, stage=0, round=1, problem="a hole")
+    instructions = lead.failed("a", failed)
+    assert lead.phase is Phase.HELD
+    assert isinstance(instructions[-1], CheckPeers)
+    assert lead.failed("b", failed) == []  # the same round's failure, once more
+    again = sent(lead.checked(), CloseStep)
+    assert {order.round for _, order in again if isinstance(order, CloseStep)} == {2}
+    assert lead.checked() == []
+    close_all(lead)
+    assert isinstance(reduce_all(lead)[0], Record)
+
+
+def test_failures_are_counted_a_step() -> None:
+    lead = reducing()
+    for _ in range(MAX_FAILED_ROUNDS - 1):
+        lead.failed("a", RoundFailed(step=0, stage=0, round=lead.round, problem="hole"))
+        lead.checked()
+        close_all(lead)
+    reduce_all(lead)
+    fill(lead, step=1)
+    close_all(lead)
+    lead.failed("a", RoundFailed(step=1, stage=0, round=1, problem="hole"))
+    assert lead.phase is Phase.HELD
+
+
+def test_failed_and_reduced_of_another_round_or_member_are_ignored() -> None:
+    lead = reducing()
+    for peer, stage, step, number in (("a", 0, 0, 2), ("a", 0, 1, 1), ("a", 1, 0, 1), ("stranger", 0, 0, 1)):
+        assert lead.failed(peer, RoundFailed(step=step, stage=stage, round=number, problem="")) == []
+        report = RoundReduced(step=step, stage=stage, round=number, digest="x", square_norm=1.0)
+        assert lead.reduced(peer, report) == []
+    assert lead.ignored_reports == 8
+    assert lead.phase is Phase.REDUCING
+
+
+@pytest.mark.parametrize("square", [math.nan, math.inf, 1.7e308, -1.0])
+def test_a_gradient_that_is_not_finite_is_never_committed(square: float) -> None:
+    lead = reducing()
+    for stage, peer in list(lead._members()):
+        instructions = lead.reduced(peer, reduced(lead, stage, square=square))
+    assert not any(isinstance(instruction, Record) for instruction in instructions)
+    assert not sent(instructions, CommitStep)
+
+
+# --- after the commit --------------------------------------------------------------------------------------------------
+
+
+def apply_all(lead: StepLeader, step: int) -> list[Instruction]:
+    instructions: list[Instruction] = []
+    for stage, peer in list(lead._members()):
+        instructions += lead.applied(peer, StepApplied(step=step, stage=stage, digest=f"w{stage}"))
+    return instructions
+
+
+def test_a_step_is_applied_when_everybody_says_so() -> None:
+    lead = reducing()
+    reduce_all(lead)
+    assert apply_all(lead, 0) == [Applied(1, ("w0", "w1", "w2"), snapshot=False)]
+    assert apply_all(lead, 0) == []
+    assert lead.ignored_reports == 5
+
+
+def test_snapshots_are_kept_at_intervals_and_at_the_end() -> None:
+    lead = leader(steps=3)
+    lead.start()
+    snapshots = []
+    for step in range(3):
+        fill(lead, step)
+        close_all(lead)
+        commits = sent(reduce_all(lead), CommitStep)
+        snapshots.append({order.snapshot for _, order in commits if isinstance(order, CommitStep)})
+    assert snapshots == [{False}, {True}, {True}]
+
+
+def test_the_last_step_finishes_when_it_is_applied() -> None:
+    lead = leader(steps=1)
+    lead.start()
+    fill(lead)
+    close_all(lead)
+    assert not granted(reduce_all(lead))
+    assert lead.phase is Phase.FINISHED
+    assert apply_all(lead, 0) == [Applied(1, ("w0", "w1", "w2"), snapshot=True), Finish()]
+
+
+def test_different_weights_halt_the_run() -> None:
+    lead = reducing()
+    reduce_all(lead)
+    lead.applied("a", StepApplied(step=0, stage=0, digest="w"))
+    (halt,) = lead.applied("b", StepApplied(step=0, stage=0, digest="x"))
+    assert isinstance(halt, Halt)
+    assert (halt.stage, lead.phase) == (0, Phase.HALTED)
+    assert lead.peer_lost("a") == []
+
+
+# --- losses ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_lost_owners_numbers_go_to_the_others_under_a_new_lease() -> None:
+    lead = leader()
+    lead.start()
+    lead.done("o", done(0, ROUTES[0]))
+    instructions = lead.peer_lost("o")
+    assert sent(instructions, PeersLost) == [("p", PeersLost(term=7, peers=("o",)))]
+    assert granted(instructions) == {"p": [Lease(0, 1), Lease(1, 1)]}
+    assert lead.done("o", done(1, ROUTES[0])) == []  # a last word from the grave
+    assert lead.done("p", done(0, ROUTES[0])) == []  # the old lease
+    for number, lease in ((0, 1), (1, 1), (2, 0), (3, 0)):
+        instructions = lead.done("p", done(number, ROUTES[0], lease=lease))
+    assert {peer for peer, _ in sent(instructions, CloseStep)} == {"a", "b", "c", "p"}
+
+
+def test_a_lost_hosts_share_is_replayed_and_the_next_plan_is_without_it() -> None:
+    lead = leader()
+    lead.start()
+    lead.done("o", done(0, ROUTES[0]))
+    lead.done("o", done(1, ROUTES[1]))
+    instructions = lead.peer_lost("b")
+    assert [peer for peer, _ in sent(instructions, PeersLost)] == ["o", "p"]
+    ((peer, replay),) = sent(instructions, ReplayWork)
+    assert (peer, replay) == ("o", ReplayWork(term=7, step=0, leases=(Lease(1, 0),), lost=("b",)))
+    # A report of an attempt through the lost host may still be under way.
+    assert sent(lead.done("p", done(2, ROUTES[1])), ReplayWork) == [
+        ("p", ReplayWork(term=7, step=0, leases=(Lease(2, 0),), lost=("b",)))
+    ]
+    for owner, number in (("o", 1), ("p", 2), ("p", 3)):
+        instructions = lead.done(owner, done(number, ROUTES[0]))
+    assert {peer for peer, _ in sent(instructions, CloseStep)} == {"a", "c", "o", "p"}
+    close_all(lead)
+    instructions = reduce_all(lead)
+    (new,) = [instruction.plan for instruction in instructions if isinstance(instruction, NewPlan)]
+    assert (new.number, new.first_step) == (2, 1)
+    assert new.groups == (("a",), ("c",), ("o", "p"))
+    kinds = [type(instruction) for instruction in instructions]
+    assert kinds.index(NewPlan) < max(i for i, kind in enumerate(kinds) if kind is Send)
+    assert {order.plan for _, order in sent(instructions, GrantLeases) if isinstance(order, GrantLeases)} == {2}
+
+
+@pytest.mark.parametrize("phase", [Phase.CLOSING, Phase.REDUCING, Phase.HELD])
+def test_a_loss_reopens_a_step_that_was_closing(phase: Phase) -> None:
+    lead = leader()
+    lead.start()
+    fill(lead)
+    if phase is not Phase.CLOSING:
+        close_all(lead)
+    if phase is Phase.HELD:
+        lead.failed("a", RoundFailed(step=0, stage=0, round=1, problem="hole"))
+    assert lead.phase is phase
+    instructions = lead.peer_lost("b")
+    assert {peer for peer, _ in sent(instructions, ReopenStep)} == {"a", "c", "o", "p"}
+    replays = {peer: order.leases for peer, order in sent(instructions, ReplayWork) if isinstance(order, ReplayWork)}
+    assert replays == {"o": (Lease(1, 0),), "p": (Lease(3, 0),)}
+    assert lead.phase is Phase.OPEN
+    assert lead.checked() == []
+    lead.done("o", done(1, ROUTES[0]))
+    lead.done("p", done(3, ROUTES[0]))
+    close_all(lead)
+    assert isinstance(reduce_all(lead)[0], Record)
+
+
+def test_a_loss_of_who_counted_nothing_closes_at_once_again() -> None:
+    lead = leader()
+    lead.start()
+    for number, (owner, _) in enumerate(_owners_of(lead)):
+        lead.done(owner, done(number, ROUTES[0]))
+    assert lead.phase is Phase.CLOSING
+    instructions = lead.peer_lost("b")
+    assert {order.round for _, order in sent(instructions, CloseStep) if isinstance(order, CloseStep)} == {2}
+    assert {peer for peer, _ in sent(instructions, CloseStep)} == {"a", "c", "o", "p"}
+
+
+@pytest.mark.parametrize(("lost", "stage"), [(("c",), 1), (("a", "b"), 0), (("o", "p"), 2)])
+def test_a_group_without_a_member_halts_the_run(lost: tuple[str, ...], stage: int) -> None:
+    lead = leader()
+    lead.start()
+    for peer in lost:
+        instructions = lead.peer_lost(peer)
+    assert instructions == [Halt("the last replica is gone", stage)]
+    assert lead.phase is Phase.HALTED
+    assert lead.done("o", done(0, ROUTES[0])) == []
+
+
+def test_a_loss_is_told_once_and_strangers_are_nobodys_loss() -> None:
+    lead = leader()
+    lead.start()
+    assert lead.peer_lost("stranger") == []
+    assert lead.peer_lost("b")
+    assert lead.peer_lost("b") == []
+
+
+def test_who_is_lost_after_the_commit_is_not_waited_for() -> None:
+    lead = leader(steps=1)
+    lead.start()
+    fill(lead)
+    close_all(lead)
+    reduce_all(lead)
+    for stage, peer in lead._members():
+        if peer != "b":
+            assert lead.applied(peer, StepApplied(step=0, stage=stage, digest=f"w{stage}")) == []
+    assert lead.peer_lost("b") == [Applied(1, ("w0", "w1", "w2"), snapshot=True), Finish()]
