@@ -186,7 +186,7 @@ class Owner:
             return
         if isinstance(frame, Activation):
             self._member.begin_count()
-            self._start(self._turn_around(frame, tensor, delivery))
+            self._start(self._turn_around(frame, self._on_the_way[frame.work.lease], tensor, delivery))
             return
         verdict = self._member.replica.backward(frame.plan, frame.work)
         if verdict in (Verdict.COUNT, Verdict.ANSWER):
@@ -195,9 +195,7 @@ class Owner:
         else:
             delivery.release()
 
-    async def _turn_around(self, frame: Activation, hidden: Tensor, delivery: Delivery) -> None:
-        home = self._on_the_way[frame.work.lease]
-
+    async def _turn_around(self, frame: Activation, home: _OnTheWay, hidden: Tensor, delivery: Delivery) -> None:
         def job() -> tuple[float, memoryview]:
             loss_sum, gradient = self._ends.back(frame.work, hidden, home.labels)
             return loss_sum, compression.encode(self._codec, gradient)

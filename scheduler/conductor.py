@@ -279,6 +279,7 @@ class Conductor:
             self._ready[report.stage, peer] = report.digest
             self._changed.set()
         elif isinstance(report, SuspectPeer):
+            self.tell({"event": "suspect", "peer": report.peer, "by": peer, "problem": report.problem})
             if report.peer in self._outboxes:
                 self._outboxes[report.peer].poke()
         elif self._leader is not None:

@@ -46,6 +46,8 @@ def in_words(event: dict[str, Any]) -> str:
             return f"step {event['step'] + 1} is {event['phase']} for {duration(event['since_s'])}, waiting for {who}"
         case "lost":
             return f"lost {short(event['peer'])} in step {event['step']}: {event['problem']}"
+        case "suspect":
+            return f"{short(event['by'])} suspects {short(event['peer'])}: {event['problem']}"
         case "round_failed":
             return f"a round failed and is repeated: {event['problem']}"
         case "checkpoint":

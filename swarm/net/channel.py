@@ -82,7 +82,7 @@ class ClientChannel:
         self._check = check
         self._next_request = 1
         self._pending: dict[int, asyncio.Future[tuple[object, bytes]]] = {}
-        self._outstanding_bytes = 0
+        self.outstanding_bytes = 0
         self._credit = asyncio.Event()
         self._deadline = Deadline()
         self.closed = asyncio.Event()
@@ -130,14 +130,14 @@ class ClientChannel:
         self._fail()
 
     async def _write(self, frame: Frame, payload: Payload) -> None:
-        while self._outstanding_bytes >= _CREDIT_STEP and self._outstanding_bytes + len(payload) > CREDIT_BYTES:
+        while self.outstanding_bytes >= _CREDIT_STEP and self.outstanding_bytes + len(payload) > CREDIT_BYTES:
             self._credit.clear()
             if self.closed.is_set():
                 break
             await self._credit.wait()
         if self.closed.is_set():
             raise _gone(self._stream.remote_id)
-        self._outstanding_bytes += len(payload)
+        self.outstanding_bytes += len(payload)
         try:
             write_frame(self._stream, frame, payload)
             await self._stream.drain()
@@ -155,7 +155,7 @@ class ClientChannel:
 
     def _take(self, frame: Frame, payload: bytes) -> None:
         if frame.sort is Sort.CREDIT:
-            self._outstanding_bytes = max(0, self._outstanding_bytes - max(0, frame.request))
+            self.outstanding_bytes = max(0, self.outstanding_bytes - max(0, frame.request))
             self._credit.set()
             return
         future = self._pending.get(frame.request)

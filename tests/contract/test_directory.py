@@ -36,9 +36,7 @@ class Member:
     directory: Directory
 
     def record(self, expires_at_s: float | None = None, addresses: tuple[str, ...] = ()) -> PeerRecord:
-        facts = Capabilities(
-            roles=("host",), addresses=addresses, memory_bytes=1, layer_seconds=0.5, bytes_per_s=1.0
-        )
+        facts = Capabilities(roles=("host",), addresses=addresses, memory_bytes=1, layer_seconds=0.5, bytes_per_s=1.0)
         return PeerRecord(
             certificate=self.certificate,
             capabilities=facts,
@@ -152,9 +150,7 @@ def test_a_stranger_gets_nothing_and_leaves_nothing(run: Callable[..., None], ki
         }[kind]
         p2p = await swarm.daemon(identity)
         try:
-            directory = await Directory.create(
-                p2p, identity, RUN.membership, FINGERPRINT, certificate, swarm.addresses
-            )
+            directory = await Directory.create(p2p, identity, RUN.membership, FINGERPRINT, certificate, swarm.addresses)
         except PeerUnavailable:
             pass  # shut out at once, which is as good
         else:
@@ -200,7 +196,7 @@ def test_a_member_that_lies_is_not_believed(run: Callable[..., None]) -> None:
             ("another run", _key("0" * 64, PeerRecord), me.peer_id, honest, soon),
         ]
         for name, key, subkey, value, expires_at_s in lies:
-            await node.store(key, value, expires_at_s, subkey=subkey)
+            await node.store(key, value, expires_at_s, subkey=subkey, exclude_self=True)
             assert victim.holds(key) is None, name
             assert await victim.directory.read(PeerRecord) == {}, name
             assert await victim.directory.read(LeaderRecord) == {}, name
@@ -228,8 +224,6 @@ def test_nobody_to_meet_is_an_error(run: Callable[..., None]) -> None:
         p2p = await swarm.daemon(identity)
         gone = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity.generate().peer_id}"
         with pytest.raises(PeerUnavailable, match="no peer of the run's directory answered"):
-            await Directory.create(
-                p2p, identity, RUN.membership, FINGERPRINT, RUN.certificate(identity), [gone]
-            )
+            await Directory.create(p2p, identity, RUN.membership, FINGERPRINT, RUN.certificate(identity), [gone])
 
     run(body)

@@ -15,7 +15,7 @@ from swarm.admission import Certificate, Membership, seal
 from swarm.errors import AdmissionError, PeerUnavailable, SwarmError
 from swarm.identity import Identity
 from swarm.net.channel import CREDIT_BYTES, Delivery, Reply
-from swarm.net.endpoint import CONTROL, Endpoint
+from swarm.net.endpoint import CONTROL, TENSORS, Endpoint
 from swarm.net.libp2p import Libp2pTransport, start_daemon
 from swarm.net.memory import MemoryNetwork
 from swarm.net.transport import Transport
@@ -139,27 +139,38 @@ def test_frames_arrive_whole_and_in_order(run: Callable[..., None]) -> None:
 def test_a_slow_consumer_stops_its_producer(run: Callable[..., None]) -> None:
     async def body(net: Net) -> None:
         a, b = await net.endpoint(), await net.endpoint()
-        held: list[Delivery] = []
         probe = bytes(8 << 20)
-        b.on_frame(SpeedProbe, held.append)
-        sent = 0
+        room = CREDIT_BYTES // len(probe)
+        held: list[Delivery] = []
+        full, everything = asyncio.Event(), asyncio.Event()
+
+        def hold(delivery: Delivery) -> None:
+            held.append(delivery)
+            if len(held) == room:
+                full.set()
+            if full.is_set() and released:
+                delivery.release()
+            if len(held) == 12:
+                everything.set()
+
+        released = False
+        b.on_frame(SpeedProbe, hold)
 
         async def produce() -> None:
-            nonlocal sent
             for _ in range(12):
                 await a.send(b.peer_id, SpeedProbe(), probe)
-                sent += 1
 
         producer = asyncio.create_task(produce())
-        while len(held) < CREDIT_BYTES // len(probe):
-            await asyncio.sleep(0.01)
+        await full.wait()
+        channel = await a.channel(b.peer_id, TENSORS)
         assert not producer.done()
-        assert sent <= CREDIT_BYTES // len(probe) + 1
-        while not producer.done():
-            for delivery in held:
-                delivery.release()
-            await asyncio.sleep(0.01)
-        assert sent == 12
+        assert channel.outstanding_bytes <= CREDIT_BYTES
+        assert len(held) == room
+        released = True
+        for delivery in held[:room]:
+            delivery.release()
+        await producer
+        await everything.wait()
 
     run(body)
 
