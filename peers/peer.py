@@ -36,13 +36,13 @@ from swarm.wire.messages import (
     ListState,
     Orders,
     PeerRecord,
-    Register,
     Reports,
     RunFinished,
 )
 
 _HEARTBEAT_S = 2.0
 _LEADER_RETRY_S = 0.5
+_ANNOUNCE_RETRY_S = 2.0
 _LEADER_PATIENCE_S = 120.0
 
 Say = Callable[[str], None]
@@ -87,7 +87,6 @@ class Peer:
     _orders: asyncio.Queue[object] = field(default_factory=asyncio.Queue)
     _early: list[Delivery] = field(default_factory=list)
     _leader: str = ""
-    _term: int = 0
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -105,7 +104,8 @@ class Peer:
                 tasks.create_task(self._tell_people()),
             ]
             try:
-                await self._register(capabilities)
+                self.outbox = Outbox(self.endpoint, self._leader, Reports)
+                self.say("announced; waiting for a plan")
                 await self._obey()
             finally:
                 for task in background:
@@ -157,16 +157,12 @@ class Peer:
             f"no scheduler announced itself within {_LEADER_PATIENCE_S:.0f} s", "ask the admin whether one runs"
         )
 
-    async def _register(self, capabilities: Capabilities) -> None:
-        await self.endpoint.request(self._leader, Register(capabilities=capabilities))
-        self.outbox = Outbox(self.endpoint, self._leader, Reports)
-        self.say("registered; waiting for a plan")
-
     async def _announce(self, capabilities: Capabilities) -> None:
+        """Be found in the directory; the leader takes it from there."""
         while True:
             record = PeerRecord(certificate=self.joined.certificate, capabilities=capabilities, expires_at_s=expiry())
-            await self.directory.publish(record)
-            await asyncio.sleep(LIFETIME_S / 3)
+            stored = await self.directory.publish(record)
+            await asyncio.sleep(LIFETIME_S / 3 if stored else _ANNOUNCE_RETRY_S)
 
     async def _tell_people(self) -> None:
         while True:

@@ -173,7 +173,7 @@ async def opened(
             status = Status(run_dir.status, config)
             roster = Roster(min_hosts, min_owners)
             addresses = tuple(str(address) for address in await p2p.get_visible_maddrs())
-            reception = Reception(run_dir, config, admin, log, roster, status, tell)
+            reception = Reception(run_dir, config, admin, log, roster, status, directory, membership, tell)
             conductor = Conductor(run_dir, config, identity, endpoint, log, roster, status, tell, term=1)
             await endpoint.start()
             yield Node(

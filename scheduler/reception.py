@@ -1,27 +1,31 @@
-"""Where newcomers are received: an invite becomes a certificate, a measured member becomes part of the roster."""
+"""Where newcomers are received: an invite becomes a certificate, a record in the directory a line of the roster."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from scheduler.audit_log import AuditLog
 from scheduler.membership import Roster
 from scheduler.run_dir import RunDir, make_certificate
 from scheduler.status import Event, Status
-from swarm.admission import read_invite
+from swarm.admission import Membership, read_invite
 from swarm.config import RunConfig
-from swarm.errors import InviteExpired, NotAMember, RunMismatch
+from swarm.errors import InviteExpired, RunMismatch
 from swarm.identity import Identity
 from swarm.net.channel import Delivery, Reply
+from swarm.net.directory import Directory
 from swarm.net.endpoint import Endpoint
-from swarm.wire.messages import Ack, Admit, Admitted, Register, SpeedProbe
+from swarm.wire.messages import Ack, Admit, Admitted, PeerRecord, SpeedProbe
+
+_LOOK_S = 0.5
+"""How often the directory is read for newcomers."""
 
 
 @dataclass(slots=True)
 class Reception:
-    """Answers strangers with an invite, and members that arrive."""
+    """Answers strangers with an invite, and finds the members that announce themselves."""
 
     run_dir: RunDir
     config: RunConfig
@@ -29,22 +33,35 @@ class Reception:
     log: AuditLog
     roster: Roster
     status: Status
+    directory: Directory
+    membership: Membership
     tell: Event
-    _arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     def open(self, endpoint: Endpoint) -> None:
         """Start answering."""
         endpoint.on_request(Admit, self._on_admit)
-        endpoint.on_request(Register, self._on_register)
         endpoint.on_request(SpeedProbe, self._on_speed_probe)
 
     async def until_complete(self) -> None:
-        """Wait until enough members are here for a plan."""
-        while not self.roster.is_complete:
-            self.tell({"event": "waiting", "for": self.roster.waiting_for})
-            self.status.phase = f"waiting for {self.roster.waiting_for}"
-            self._arrived.clear()
-            await self._arrived.wait()
+        """Wait until the directory shows enough measured members for a plan."""
+        waiting_for = ""
+        while True:
+            for peer, record in (await self.directory.read(PeerRecord)).items():
+                self._register(peer, record)
+            if self.roster.is_complete:
+                return
+            if self.roster.waiting_for != waiting_for:
+                waiting_for = self.roster.waiting_for
+                self.tell({"event": "waiting", "for": waiting_for})
+                self.status.phase = f"waiting for {waiting_for}"
+            await asyncio.sleep(_LOOK_S)
+
+    def _register(self, peer: str, record: PeerRecord) -> None:
+        admitted = self.membership.check(record.certificate, peer, time.time()).roles
+        if self.roster.is_here(peer) or not self.roster.register(peer, admitted, record.capabilities):
+            return
+        self.tell({"event": "registered", "peer": peer, "roles": list(record.capabilities.roles)})
+        self.status.on_registered(peer, record.capabilities)
 
     async def _on_admit(self, delivery: Delivery) -> Reply:
         assert isinstance(delivery.message, Admit)
@@ -64,16 +81,6 @@ class Reception:
             tokenizer_json=self.run_dir.tokenizer_json(),
         )
         return Reply(reply)
-
-    async def _on_register(self, delivery: Delivery) -> Reply:
-        assert isinstance(delivery.message, Register)
-        peer, capabilities = delivery.remote_id, delivery.message.capabilities
-        if not self.roster.register(peer, delivery.roles, capabilities):
-            raise NotAMember("the peer registers for a role it has no invite for", "join with the right invite")
-        self.tell({"event": "registered", "peer": peer, "roles": list(capabilities.roles)})
-        self.status.on_registered(peer, capabilities)
-        self._arrived.set()
-        return Reply(Ack())
 
     async def _on_speed_probe(self, delivery: Delivery) -> Reply:
         return Reply(Ack())

@@ -90,14 +90,6 @@ class Capabilities:
             raise ValueError("measurements out of range")
 
 
-@message(16)
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Register:
-    """A member is here and can work."""
-
-    capabilities: Capabilities
-
-
 @message(17)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedProbe:

@@ -41,9 +41,7 @@ def test_groups_are_the_stages_and_then_the_owners() -> None:
 def test_without_keeps_spans_weights_and_order() -> None:
     found = PLAN.without(frozenset({"b", "o", "t", "nobody"}), 11)
     assert (found.number, found.first_step) == (4, 11)
-    assert found.stages[0] == StagePlan(
-        first_layer=1, last_layer=3, replicas=("a", "c"), routing_weights=(1.0, 3.0)
-    )
+    assert found.stages[0] == StagePlan(first_layer=1, last_layer=3, replicas=("a", "c"), routing_weights=(1.0, 3.0))
     assert found.stages[1] == PLAN.stages[1]
     assert (found.owners, found.standby) == (("p",), ("s",))
     assert PLAN.stages[0].replicas == ("a", "b", "c")
@@ -61,7 +59,9 @@ def test_without_any_peers(plan: Plan, data: st.DataObject) -> None:
     for before, after in zip(plan.groups, found.groups, strict=True):
         assert list(after) == [peer for peer in before if peer not in lost]
     weights = {
-        peer: weight for stage in plan.stages for peer, weight in zip(stage.replicas, stage.routing_weights, strict=True)
+        peer: weight
+        for stage in plan.stages
+        for peer, weight in zip(stage.replicas, stage.routing_weights, strict=True)
     }
     for stage in found.stages:
         assert stage.routing_weights == tuple(weights[peer] for peer in stage.replicas)

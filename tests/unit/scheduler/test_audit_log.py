@@ -19,7 +19,11 @@ def record(step: int) -> Record:
         (
             f"o{number}",
             MicrobatchDone(
-                work=Work(step, Lease(number, 1), 2), route=("a", "b"), tokens=8, loss_sum=1.5, cursor=10 * step + number
+                work=Work(step, Lease(number, 1), 2),
+                route=("a", "b"),
+                tokens=8,
+                loss_sum=1.5,
+                cursor=10 * step + number,
             ),
         )
         for number in range(2)

@@ -87,9 +87,7 @@ def close_all(lead: StepLeader) -> list[Instruction]:
 
 
 def reduced(lead: StepLeader, stage: int, digest: str = "", square: float = 4.0) -> RoundReduced:
-    return RoundReduced(
-        step=lead.step, stage=stage, round=lead.round, digest=digest or f"g{stage}", square_norm=square
-    )
+    return RoundReduced(step=lead.step, stage=stage, round=lead.round, digest=digest or f"g{stage}", square_norm=square)
 
 
 def reduce_all(lead: StepLeader) -> list[Instruction]:
@@ -108,7 +106,7 @@ def reducing() -> StepLeader:
     return lead
 
 
-# --- OPEN --------------------------------------------------------------------------------------------------------------
+# --- OPEN ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_step_opens_with_equal_shares() -> None:
@@ -164,7 +162,7 @@ def test_a_report_that_comes_twice_is_ignored() -> None:
     assert lead._ledger.work[0][1].route == ROUTES[0]
 
 
-# --- OPEN to CLOSING ---------------------------------------------------------------------------------------------------
+# --- OPEN to CLOSING -------------------------------------------------------------------------------------------------
 
 
 def test_a_whole_batch_closes_the_step_with_the_ledgers_books() -> None:
@@ -243,7 +241,7 @@ def test_everybody_closed_once_is_the_sign_to_reduce() -> None:
     assert sorted(peer for peer, _ in sent(instructions, GoRound)) == ["a", "b", "c", "o", "p"]
 
 
-# --- REDUCING ----------------------------------------------------------------------------------------------------------
+# --- REDUCING --------------------------------------------------------------------------------------------------------
 
 
 def test_equal_hashes_commit_with_the_norm_of_the_whole_model() -> None:
@@ -344,7 +342,7 @@ def test_a_gradient_that_is_not_finite_is_never_committed(square: float) -> None
     assert not sent(instructions, CommitStep)
 
 
-# --- after the commit --------------------------------------------------------------------------------------------------
+# --- after the commit ------------------------------------------------------------------------------------------------
 
 
 def apply_all(lead: StepLeader, step: int) -> list[Instruction]:
@@ -394,7 +392,7 @@ def test_different_weights_halt_the_run() -> None:
     assert lead.peer_lost("a") == []
 
 
-# --- losses ------------------------------------------------------------------------------------------------------------
+# --- losses ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_lost_owners_numbers_go_to_the_others_under_a_new_lease() -> None:
