@@ -9,9 +9,10 @@ from torch import Tensor
 
 from peers.replica import Replica
 from swarm.errors import SwarmError
-from swarm.net.allreduce import RoundPlan, StrictRounds, digest_and_square_norm
+from swarm.net.allreduce import RoundPlan, StrictRounds
 from swarm.training.compute import Compute, Priority
 from swarm.training.stage import EndsStage, TrunkStage
+from swarm.wire.digest import digest_of, square_norm_of
 from swarm.wire.messages import (
     CloseStep,
     CommitStep,
@@ -140,7 +141,8 @@ class GroupMember:
         assert self._prepared is not None
         try:
             averaged = await self._rounds.go(self._prepared)
-            digest, square_norm = await asyncio.to_thread(digest_and_square_norm, averaged)
+            digest = await asyncio.to_thread(digest_of, averaged)
+            square_norm = await asyncio.to_thread(square_norm_of, averaged)
         except SwarmError as error:
             report = RoundFailed(step=order.step, stage=order.stage, round=order.round, problem=error.problem)
             self._report(report)

@@ -29,7 +29,8 @@ from hivemind.proto import averaging_pb2
 from hivemind.utils.asyncio import achain, as_aiter
 
 from swarm.errors import ReductionFailed
-from swarm.net.allreduce import RoundPlan, StrictRounds, digest_and_square_norm
+from swarm.net.allreduce import RoundPlan, StrictRounds
+from swarm.wire.digest import digest_of
 
 SENDER_TIMEOUT_S, REDUCER_TIMEOUT_S = 10.0, 20.0
 
@@ -138,7 +139,7 @@ class Member:
             float((average - exact * self._scale).abs().max())
             for average, exact in zip(averages, self._exact, strict=True)
         ]
-        return {"seconds": seconds, "error": max(errors), "digest": digest_and_square_norm(averages)[0]}
+        return {"seconds": seconds, "error": max(errors), "digest": digest_of(averages)}
 
     async def forget(self, line: dict[str, Any]) -> dict[str, Any]:
         """After all members have finished: late streams of a stock round still need its runner."""

@@ -8,7 +8,6 @@ register, so rounds come and go behind it.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 from contextlib import aclosing
 
@@ -23,7 +22,7 @@ from hivemind.utils.asyncio import achain, as_aiter
 from swarm.net.round_plan import RoundBroken, RoundPlan
 from swarm.net.strict_runner import LINGER_S, StrictRunner, refusal
 
-__all__ = ["RoundBroken", "RoundPlan", "StrictRounds", "digest_and_square_norm"]
+__all__ = ["RoundBroken", "RoundPlan", "StrictRounds"]
 
 FIRST_MESSAGE_TIMEOUT_S = 10.0
 
@@ -132,20 +131,3 @@ class StrictRounds(ServicerBase):  # type: ignore[misc]
         async with aclosing(runner.rpc_aggregate_part(achain(as_aiter(first), stream), context)) as answers:
             async for answer in answers:
                 yield answer
-
-
-def digest_and_square_norm(tensors: Sequence[torch.Tensor]) -> tuple[str, float]:
-    """What replicas compare and what exact clipping adds up. Heavy: keep it off the event loop.
-
-    Args:
-        tensors: any shapes, on the CPU.
-
-    Returns:
-        SHA-256 over the raw bytes in order, hex; the sum of squares in float64.
-    """
-    digest, squares = hashlib.sha256(), 0.0
-    for tensor in tensors:
-        flat = tensor.detach().contiguous().view(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
-        squares += float(torch.linalg.vector_norm(flat, dtype=torch.float64)) ** 2
-    return digest.hexdigest(), squares

@@ -21,6 +21,7 @@ from swarm.model.slices import build_full, named_global_parameters
 from swarm.training.device import Device
 from swarm.training.evaluate import loss_sum
 from swarm.training.stage import Stage
+from swarm.wire.digest import square_norm_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,7 +123,6 @@ def _step(whole: _WholeModel, step: int, items: Sequence[LedgerItem]) -> Replaye
     losses = [whole.count(item) for item in items]
     tokens = len(items) * whole.config.microbatch_tokens
     averaged = whole.mean_gradient(tokens)
-    squares = [float(torch.linalg.vector_norm(gradient, dtype=torch.float64)) ** 2 for gradient in averaged]
-    grad_norm = math.sqrt(math.fsum(squares))
+    grad_norm = math.sqrt(square_norm_of(averaged))
     whole.apply(step, averaged, grad_norm)
     return ReplayedStep(step=step, tokens=tokens, mean_loss=math.fsum(losses) / tokens, grad_norm=grad_norm)

@@ -6,7 +6,6 @@ forwards are kept until their backward: nothing is computed twice. All methods r
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from swarm.model.spans import LayerSpan
 from swarm.training.checkpoint import split_into_parts
 from swarm.training.device import Device
 from swarm.training.optimizer import apply, build_optimizer, state_tensors
+from swarm.wire.digest import digest_of
 from swarm.wire.messages import Lease, Work
 
 
@@ -103,10 +103,7 @@ class Stage:
 
     def digest(self) -> str:
         """SHA-256 over the weights' bytes, hex."""
-        digest = hashlib.sha256()
-        for _, parameter in self._named:
-            digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return digest_of(parameter for _, parameter in self._named)
 
     def snapshot(self) -> dict[str, bytes]:
         """The weights and the optimizer's state, by checkpoint part, as safetensors files in memory."""

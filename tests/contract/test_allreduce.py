@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swarm.errors import ProtocolError, ReductionFailed
-from swarm.net.allreduce import RoundBroken, RoundPlan, StrictRounds, digest_and_square_norm
+from swarm.net.allreduce import RoundBroken, RoundPlan, StrictRounds
+from swarm.wire.digest import digest_of
 from swarm.net.reduction_parts import MalformedPartError, cut, decode_part, encode_part
 
 SHAPES = [(300, 401), (7,), (), (50_000,)]
@@ -101,7 +102,7 @@ async def average(group: Group, plan: RoundPlan, tensors: list[list[torch.Tensor
 def assert_averaged(
     results: list[list[torch.Tensor]], tensors: list[list[torch.Tensor]], weights: Sequence[float], codec: str
 ) -> None:
-    assert len({digest_and_square_norm(result)[0] for result in results}) == 1
+    assert len({digest_of(result) for result in results}) == 1
     tolerance = 1e-6 if codec == "fp32" else 2e-3
     for ours, exact in zip(results[0], exact_mean(tensors, weights), strict=True):
         assert ours.shape == exact.shape
@@ -112,13 +113,13 @@ def test_averages_are_exact_and_bit_equal() -> None:
     async def scenario() -> None:
         async with group_of(3) as group:
             tensors = [values_of(member) for member in range(3)]
-            before = [digest_and_square_norm(own)[0] for own in tensors]
+            before = [digest_of(own) for own in tensors]
             for codec in ("fp32", "fp16"):
                 plan = group.plan(codec.encode(), codec=codec, fractions=(1.0, 5.0, 2.5))
                 assert_averaged(await average(group, plan, tensors), tensors, plan.weights, codec)
             repeated = [await average(group, group.plan(name), tensors) for name in (b"one", b"two")]
-            assert len({digest_and_square_norm(result[0])[0] for result in repeated}) == 1
-            assert [digest_and_square_norm(own)[0] for own in tensors] == before
+            assert len({digest_of(result[0]) for result in repeated}) == 1
+            assert [digest_of(own) for own in tensors] == before
             assert not any(rounds._rounds or rounds._expiries for rounds in group.rounds)
 
     run(scenario())

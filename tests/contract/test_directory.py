@@ -212,7 +212,9 @@ def test_a_record_disappears_when_it_ends(run: Callable[..., None]) -> None:
     async def body(swarm: Swarm) -> None:
         scheduler, host = await swarm.join("scheduler"), await swarm.join("host")
         assert await host.directory.publish(host.record(time.time() + 1.5))
-        while await scheduler.directory.read(PeerRecord):
+        found = await scheduler.directory.read(PeerRecord)
+        while found:
+            found = await scheduler.directory.read(PeerRecord)
             await asyncio.sleep(0.1)
 
     run(body)

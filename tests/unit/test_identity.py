@@ -46,7 +46,7 @@ def test_every_changed_or_missing_byte_of_a_key_file_is_noticed(tmp_path: Path) 
     content = path.read_bytes()
     for position in range(len(content)):
         path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
-        with pytest.raises(ConfigError, match="is damaged|is not an Ed25519 key"):
+        with pytest.raises(ConfigError, match=r"is damaged|is not an Ed25519 key"):
             Identity.load(path)
     for wrong in (content[:-1], content + b"\0", b""):
         path.write_bytes(wrong)

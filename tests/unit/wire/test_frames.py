@@ -64,8 +64,12 @@ _ACK = codec.flatten(Ack())
 
 @pytest.mark.parametrize(
     "values",
-    [[], [0, 1], [0, 1, _ACK, 0], [True, 1, _ACK], [0, "1", _ACK], [0, True, _ACK], [5, 1, _ACK], [-1, 1, _ACK], 7]
-    + [[0, 1, None], [0, 1, [9_999]], [0, 1, 12], {}],
+    [
+        *([], [0, 1], [0, 1, _ACK, 0], 7, {}),
+        *([True, 1, _ACK], [0, "1", _ACK], [0, True, _ACK]),
+        *([5, 1, _ACK], [-1, 1, _ACK]),
+        *([0, 1, None], [0, 1, [9_999]], [0, 1, 12]),
+    ],
 )
 def test_a_header_that_is_none_is_refused(values: object) -> None:
     with pytest.raises(ProtocolError):
