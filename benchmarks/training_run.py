@@ -134,20 +134,6 @@ def _wait_for_the_end(fleet: Fleet) -> None:
         time.sleep(0.1)
 
 
-def llama(num_layers: int, width: int, context_tokens: int, heads: int, mlp_width: int) -> dict[str, object]:
-    """The model section of a byte-level Llama."""
-    return {
-        "model_type": "llama",
-        "vocab_size": 256,
-        "hidden_size": width,
-        "intermediate_size": mlp_width,
-        "num_hidden_layers": num_layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": heads,
-        "max_position_embeddings": context_tokens,
-    }
-
-
 def largest_relative(pairs: Sequence[tuple[float, float]]) -> float:
     """The largest |a - b| / |b|."""
     return max(abs(a - b) / abs(b) for a, b in pairs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +21,7 @@ from swarm.net.allreduce import StrictRounds
 from swarm.net.channel import Delivery, Reply
 from swarm.net.endpoint import Endpoint
 from swarm.plan import Plan
+from swarm.tasks import TaskSet
 from swarm.training.compute import Compute, Priority
 from swarm.training.device import Device
 from swarm.training.stage import EndsStage, TrunkStage
@@ -56,7 +56,7 @@ class Assignment:
         self._host: Host | None = None
         self._owner: Owner | None = None
         self._cursor: CursorFile
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet()
 
     @classmethod
     async def build(
@@ -164,9 +164,7 @@ class Assignment:
             self._owner.hop_failed(report)
 
     def _tell_owner(self, owner: str, report: HopFailed) -> None:
-        task = asyncio.create_task(self._try_to_tell(owner, report))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(self._try_to_tell(owner, report))
 
     async def _try_to_tell(self, owner: str, report: HopFailed) -> None:
         try:
@@ -238,9 +236,9 @@ class Assignment:
         """Stop everything that runs."""
         if self._owner is not None:
             await self._owner.close()
+        if self._host is not None:
+            await self._host.close()
         await self._cursor.close()
         for member in self._members.values():
             member.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 
 from torch import Tensor
@@ -15,6 +14,7 @@ from swarm.errors import ProtocolError, SwarmError
 from swarm.net.channel import Delivery
 from swarm.net.endpoint import Endpoint
 from swarm.plan import Plan
+from swarm.tasks import TaskSet
 from swarm.training.compute import Compute, Priority
 from swarm.training.stage import TrunkStage
 from swarm.wire import compression
@@ -50,7 +50,7 @@ class Host:
         self._stage = stage
         self._hop_failed = hop_failed
         self._waiting: list[Delivery] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet()
         self.computed_tokens = 0
 
     def adopt(self, plan: Plan) -> None:
@@ -58,6 +58,10 @@ class Host:
         self._plan = plan
         self._member.replica.adopt(plan.number)
         self.wake()
+
+    async def close(self) -> None:
+        """Stop computing."""
+        await self._tasks.close()
 
     def wake(self) -> None:
         """Look again at frames that came too early."""
@@ -86,14 +90,14 @@ class Host:
             return
         if isinstance(frame, Activation):
             if replica.forward(frame.plan, frame.work) is Verdict.COMPUTE:
-                self._start(self._forward(frame, tensor, delivery))
+                self._tasks.start(self._forward(frame, tensor, delivery))
                 return
         else:
             verdict = replica.backward(frame.plan, frame.work)
             if verdict is Verdict.COUNT:
                 self._member.begin_count()
             if verdict in (Verdict.COUNT, Verdict.ANSWER):
-                self._start(self._backward(frame, tensor, delivery, count=verdict is Verdict.COUNT))
+                self._tasks.start(self._backward(frame, tensor, delivery, count=verdict is Verdict.COUNT))
                 return
         delivery.release()
 
@@ -106,11 +110,6 @@ class Host:
             return False
         on_plan = all(peer in stage.replicas for peer, stage in zip(frame.route, stages, strict=True))
         return on_plan and frame.sender == remote_id
-
-    def _start(self, job: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(job)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _forward(self, frame: Activation, hidden: Tensor, delivery: Delivery) -> None:
         def job() -> memoryview:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from swarm.net.channel import Delivery
 from swarm.net.deadlines import Deadline
 from swarm.net.endpoint import Endpoint
 from swarm.plan import Plan
+from swarm.tasks import TaskSet
 from swarm.training.compute import Compute, Priority
 from swarm.training.stage import EndsStage
 from swarm.wire import compression
@@ -88,8 +89,8 @@ class Owner:
         self._on_the_way: dict[Lease, _OnTheWay] = {}
         self._round_trip = Deadline(floor_s=OVERDUE_FLOOR_S, first_s=60.0)
         self._started_s: dict[Lease, float] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._clock = asyncio.create_task(self._watch_overdue())
+        self._tasks = TaskSet()
+        self._tasks.start(self._watch_overdue())
         self.computed_tokens = 0
 
     # --- orders ----------------------------------------------------------------------------------------------------
@@ -119,13 +120,11 @@ class Owner:
         """A hop could not be taken: go around it, and tell the leader."""
         if self.window.hop_failed(report.work, report.peer):
             self._report(SuspectPeer(peer=report.peer, problem=report.problem))
-            self._start(self._pump_later())
+            self._tasks.start(self._pump_later())
 
     async def close(self) -> None:
         """Stop driving."""
-        for task in [self._clock, *self._tasks]:
-            task.cancel()
-        await asyncio.gather(self._clock, *self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     # --- going out -------------------------------------------------------------------------------------------------
 
@@ -133,7 +132,7 @@ class Owner:
         for admission in self.window.admit(time.monotonic()):
             verdict = self._member.replica.forward(self.window.plan.number, admission.work)
             if verdict is Verdict.COMPUTE:
-                self._start(self._send_out(admission))
+                self._tasks.start(self._send_out(admission))
 
     async def _pump_later(self) -> None:
         await asyncio.sleep(_PAUSE_AFTER_FAILURE_S)
@@ -186,12 +185,12 @@ class Owner:
             return
         if isinstance(frame, Activation):
             self._member.begin_count()
-            self._start(self._turn_around(frame, self._on_the_way[frame.work.lease], tensor, delivery))
+            self._tasks.start(self._turn_around(frame, self._on_the_way[frame.work.lease], tensor, delivery))
             return
         verdict = self._member.replica.backward(frame.plan, frame.work)
         if verdict in (Verdict.COUNT, Verdict.ANSWER):
             self._member.begin_count()
-            self._start(self._finish(frame, tensor, delivery, count=verdict is Verdict.COUNT))
+            self._tasks.start(self._finish(frame, tensor, delivery, count=verdict is Verdict.COUNT))
         else:
             delivery.release()
 
@@ -253,8 +252,3 @@ class Owner:
                     problem = f"microbatch {work.lease.number} of step {work.step} is overdue"
                     self._report(SuspectPeer(peer=peer, problem=problem))
             self._pump()
-
-    def _start(self, job: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(job)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

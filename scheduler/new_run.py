@@ -12,18 +12,10 @@ from scheduler.run_dir import RunDir
 from swarm.config import RunConfig, build, read_toml
 from swarm.errors import ConfigError, TargetExists
 from swarm.identity import Identity
+from swarm.model.presets import byte_llama
 from swarm.toml_text import to_toml
 
-DEFAULT_MODEL: dict[str, Any] = {
-    "model_type": "llama",
-    "vocab_size": 256,
-    "hidden_size": 128,
-    "intermediate_size": 352,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 256,
-}
+DEFAULT_MODEL = byte_llama(num_layers=6, width=128, num_heads=4, mlp_width=352, context_tokens=256)
 
 
 def create(run_dir: Path, name: str, config: Path | None, tokenizer: Path | None) -> RunConfig:

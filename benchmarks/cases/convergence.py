@@ -16,10 +16,11 @@ from rich.progress import Progress
 
 from benchmarks.registry import CaseOptions
 from benchmarks.result import Result
-from benchmarks.training_run import FinishedRun, largest_relative, llama, train
+from benchmarks.training_run import FinishedRun, largest_relative, train
 from swarm.data.tokenizer import ByteTokenizer, TokenArray
 from swarm.errors import ConfigError, ShardUnreadable
 from swarm.local.fleet import Fleet
+from swarm.model.presets import byte_llama
 from swarm.training.assemble import assemble
 from swarm.training.checkpoint import CheckpointReader
 from swarm.training.evaluate import validation_loss
@@ -102,7 +103,7 @@ def _run_values(options: Options) -> dict[str, Any]:
         "name": "convergence",
         "seed": options.seed,
         # 344 gives the gated MLP as many parameters as nanoGPT's 512 wide one without a gate.
-        "model": llama(num_layers=4, width=128, context_tokens=CONTEXT_TOKENS, heads=4, mlp_width=344),
+        "model": byte_llama(num_layers=4, width=128, context_tokens=CONTEXT_TOKENS, num_heads=4, mlp_width=344),
         "data": {"context_tokens": CONTEXT_TOKENS, "held_out_fraction": 0.0},
         "batch": {
             "microbatch_sequences": SEQUENCES // options.microbatches,

@@ -19,10 +19,11 @@ from torch import Tensor
 from benchmarks.corpora import write_random_shards
 from benchmarks.registry import CaseOptions
 from benchmarks.result import Result
-from benchmarks.training_run import FinishedRun, largest_relative, llama, train
+from benchmarks.training_run import FinishedRun, largest_relative, train
 from swarm.config import RunConfig
 from swarm.errors import RunError
 from swarm.local.fleet import Event, Fleet
+from swarm.model.presets import byte_llama
 from swarm.model.slices import build_full, named_global_parameters
 from swarm.training.checkpoint import CheckpointReader
 
@@ -134,7 +135,7 @@ def _run_values(options: Options, optimizer: str) -> dict[str, Any]:
     return {
         "name": f"equivalence-{optimizer}",
         "seed": options.seed,
-        "model": llama(num_layers=5, width=64, context_tokens=32, heads=4, mlp_width=128),
+        "model": byte_llama(num_layers=5, width=64, context_tokens=32, num_heads=4, mlp_width=128),
         "data": {"context_tokens": 32, "held_out_fraction": 0.0},
         "batch": {"microbatch_sequences": 2, "global_batch_microbatches": 8},
         "optimizer": OPTIMIZERS[optimizer],

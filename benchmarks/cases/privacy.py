@@ -19,10 +19,11 @@ from benchmarks.privacy.capture import Capture
 from benchmarks.privacy.scan import Find, scan, text_patterns, token_patterns
 from benchmarks.registry import CaseOptions
 from benchmarks.result import Result
-from benchmarks.training_run import FinishedRun, llama, train
+from benchmarks.training_run import FinishedRun, train
 from swarm.data.tokenizer import ByteTokenizer
 from swarm.errors import RunError
 from swarm.local.fleet import Fleet
+from swarm.model.presets import byte_llama
 from swarm.wire import compression
 
 OWNERS = 2
@@ -144,7 +145,7 @@ def _run_values(options: Options, steps: int) -> dict[str, Any]:
     return {
         "name": "privacy",
         "seed": options.seed,
-        "model": llama(num_layers=4, width=64, context_tokens=64, heads=4, mlp_width=128),
+        "model": byte_llama(num_layers=4, width=64, context_tokens=64, num_heads=4, mlp_width=128),
         "data": {"context_tokens": 64, "held_out_fraction": 0.0},
         "batch": {"microbatch_sequences": 4, "global_batch_microbatches": 8},
         "optimizer": {"learning_rate": 1e-3, "warmup_steps": 1},

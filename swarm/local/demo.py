@@ -12,6 +12,7 @@ from typing import Any
 from swarm.durable import replacing
 from swarm.errors import ShardEmpty, ShardUnreadable
 from swarm.local.fleet import Fleet, Program
+from swarm.model.presets import byte_llama
 
 NUM_OWNERS = 2
 NUM_HOSTS = 4
@@ -21,16 +22,7 @@ _RUN_S = 1800.0
 _MAX_CORPUS_BYTES = 16 << 20
 _SAMPLE_TOKENS = 200
 
-MODEL = {
-    "model_type": "llama",
-    "vocab_size": 256,
-    "hidden_size": 128,
-    "intermediate_size": 352,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 128,
-}
+MODEL = byte_llama(num_layers=6, width=128, num_heads=4, mlp_width=352, context_tokens=128)
 
 
 def run_values(steps: int) -> dict[str, Any]:

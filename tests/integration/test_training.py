@@ -11,8 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.corpora import write_random_shards
-from benchmarks.training_run import FinishedRun, largest_relative, llama, train
+from benchmarks.training_run import FinishedRun, largest_relative, train
 from swarm.local.fleet import Event, Fleet, Program
+from swarm.model.presets import byte_llama
 from swarm.training.checkpoint import CheckpointReader
 
 STAGES = 2
@@ -23,7 +24,7 @@ KILL_AFTER = 2
 def run_values(codec: str) -> dict[str, Any]:
     return {
         "name": "test",
-        "model": llama(num_layers=4, width=32, context_tokens=16, heads=2, mlp_width=64),
+        "model": byte_llama(num_layers=4, width=32, context_tokens=16, num_heads=2, mlp_width=64),
         "data": {"context_tokens": 16, "held_out_fraction": 0.1},
         "batch": {"microbatch_sequences": 2, "global_batch_microbatches": 6},
         "optimizer": {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9, "warmup_steps": 2},

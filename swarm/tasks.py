@@ -1,0 +1,34 @@
+"""Background jobs that belong to one object."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+
+
+class TaskSet:
+    """Keeps jobs alive while they run, and ends them together.
+
+    A job that fails ends alone: whoever waits for its effect has a deadline. The event loop's exception handler tells.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, job: Coroutine[None, None, None]) -> None:
+        """Run a job in the background."""
+        task = asyncio.create_task(job)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    async def close(self) -> None:
+        """Cancel what still runs, and wait for it."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            context = {"message": "a background job failed", "exception": error, "task": task}
+            task.get_loop().call_exception_handler(context)
