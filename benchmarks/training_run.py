@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -132,6 +133,13 @@ def _wait_for_the_end(fleet: Fleet) -> None:
         if time.monotonic() > deadline_s:
             raise RunError("a process does not end after the run is over", f"see {fleet.folder / 'logs'}")
         time.sleep(0.1)
+
+
+def busiest_host(fleet: Fleet) -> str:
+    """Name of the host that computed most so far: on a busy machine another one may have got nothing to do."""
+    names = {fleet.peer_id(name): name for name in fleet.programs if name.startswith("host-")}
+    steps = read_steps(RunDir(fleet.run_dir).audit)
+    return names[statistics.mode(peer for step in steps for work in step.work for peer in work.route)]
 
 
 def largest_relative(pairs: Sequence[tuple[float, float]]) -> float:

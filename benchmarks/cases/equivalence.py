@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.corpora import write_random_shards
 from benchmarks.registry import CaseOptions
 from benchmarks.result import Result
-from benchmarks.training_run import FinishedRun, largest_relative, train
+from benchmarks.training_run import FinishedRun, busiest_host, largest_relative, train
 from swarm.config import RunConfig
 from swarm.errors import RunError
 from swarm.local.fleet import Event, Fleet
@@ -32,7 +32,6 @@ REPLICAS = 2
 OWNERS = 2
 SHARD_CHARACTERS = 20_000
 RUN_TIMEOUT_S = 600.0
-VICTIM = "host-2"
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"name": "sgd", "learning_rate": 0.03, "momentum": 0.9, "warmup_steps": 3},
@@ -52,7 +51,7 @@ class Options(CaseOptions):
 
 @dataclass(slots=True)
 class Assassin:
-    """Kills one host half a step after a third of the run's steps."""
+    """Kills the busiest host half a step after a third of the run's steps."""
 
     after_step: int
     killed_at_s: float = 0.0
@@ -64,10 +63,11 @@ class Assassin:
         self._seen_s.append(event["time_s"])
         if event["step"] != self.after_step:
             return
-        self.peer = fleet.peer_id(VICTIM)
+        victim = busiest_host(fleet)
+        self.peer = fleet.peer_id(victim)
         gaps = [after - before for before, after in zip(self._seen_s, self._seen_s[1:], strict=False)]
         time.sleep(statistics.median(gaps) / 2)
-        fleet.programs[VICTIM].kill()
+        fleet.programs[victim].kill()
         self.killed_at_s = time.time()
 
     def check(self, run: FinishedRun) -> dict[str, Any]:

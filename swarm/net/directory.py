@@ -25,6 +25,9 @@ LIFETIME_S = 60.0
 """A record that is not renewed disappears after this."""
 MAX_RECORD_BYTES = 64 << 10
 _MAX_CLOCK_ERROR_S = 30.0
+_REPLICAS = 5
+_CALL_S = 10.0
+"""hivemind's 3 s are not enough while a machine loads libraries in several processes."""
 _ROLE_OF: dict[type, str | None] = {PeerRecord: None, LeaderRecord: "scheduler"}
 
 
@@ -59,7 +62,8 @@ class Directory:
                 initial_peers=list(initial_peers) or None,
                 record_validator=validator,
                 authorizer=_Authorizer(identity, membership, certificate),
-                num_replicas=5,
+                num_replicas=_REPLICAS,
+                wait_timeout=_CALL_S,
             )
         except Exception as error:  # noqa: BLE001 - the library raises bare RuntimeError and validation errors here
             raise PeerUnavailable(

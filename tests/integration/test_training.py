@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.corpora import write_random_shards
-from benchmarks.training_run import FinishedRun, largest_relative, train
+from benchmarks.training_run import FinishedRun, busiest_host, largest_relative, train
 from swarm.local.fleet import Event, Fleet, Program
 from swarm.model.presets import byte_llama
 from swarm.training.checkpoint import CheckpointReader
@@ -51,8 +51,9 @@ def test_a_killed_host_changes_nothing(tmp_path: Path) -> None:
 
     def kill(running: Fleet, event: Event) -> None:
         if event["step"] == KILL_AFTER:
-            killed.append(running.peer_id("host-1"))
-            running.programs["host-1"].kill()
+            victim = busiest_host(running)
+            killed.append(running.peer_id(victim))
+            running.programs[victim].kill()
 
     done = train(fleet, "killed", 180.0, kill)
 
