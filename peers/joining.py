@@ -14,7 +14,7 @@ from swarm.admission import Certificate, Invite, Membership, read_invite, unseal
 from swarm.config import NodeConfig, RunConfig
 from swarm.data.shards import Shard
 from swarm.data.tokenizer import load_tokenizer
-from swarm.errors import InviteInvalid, NetworkError, RunMismatch, StateDirectoryBusy
+from swarm.errors import ConfigError, InviteInvalid, NetworkError, RunMismatch, StateDirectoryBusy
 from swarm.identity import Identity
 from swarm.model.blueprint import layout
 from swarm.net.allreduce import StrictRounds
@@ -75,8 +75,12 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
 @contextlib.contextmanager
 def _locked(state_dir: Path) -> Iterator[None]:
     """One process a state directory: two with one identity would cut each other off."""
-    state_dir.mkdir(parents=True, exist_ok=True)
-    with (state_dir / "lock").open("w") as lock:
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        lock = (state_dir / "lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"cannot write to {state_dir} ({error.strerror})", "give another --state-dir") from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

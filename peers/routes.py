@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from swarm.plan import Plan
@@ -12,8 +13,8 @@ from swarm.plan import Plan
 class Router:
     """Draws routes by the plan's weights and by what is in flight.
 
-    The next replica of a stage is the one with the least work per weight once this microbatch is added, so that
-    weights hold over time and a replica that falls behind gets less.
+    Over time every replica of a stage gets its weight's share. A replica that falls behind, so that more than its share
+    of the stage's work in flight waits there, is passed over until it has caught up.
     """
 
     plan: Plan
@@ -30,14 +31,13 @@ class Router:
         """
         route = []
         for stage in self.plan.stages:
-            live = [
-                pair for pair in zip(stage.replicas, stage.routing_weights, strict=True) if pair[0] not in self.lost
-            ]
+            replicas = zip(stage.replicas, stage.routing_weights, strict=True)
+            live = {peer: weight for peer, weight in replicas if peer not in self.lost}
             if not live:
                 return None
-            healthy = [pair for pair in live if pair[0] not in avoid] or live
-            known = [pair for pair in healthy if pair[0] in prefer]
-            route.append(min(known or healthy, key=self._load)[0])
+            healthy = [peer for peer in live if peer not in avoid] or list(live)
+            known = [peer for peer in healthy if peer in prefer]
+            route.append(self._next(known or healthy, live))
         for peer in route:
             self._in_flight[peer] = self._in_flight.get(peer, 0) + 1
             self._sent[peer] = self._sent.get(peer, 0) + 1
@@ -48,6 +48,12 @@ class Router:
         for peer in route:
             self._in_flight[peer] -= 1
 
-    def _load(self, replica: tuple[str, float]) -> tuple[float, float, str]:
-        peer, weight = replica
-        return (self._in_flight.get(peer, 0) + 1) / weight, (self._sent.get(peer, 0) + 1) / weight, peer
+    def _next(self, candidates: Collection[str], live: Mapping[str, float]) -> str:
+        in_flight = sum(self._in_flight.get(peer, 0) for peer in live) + 1
+        total_weight = sum(live.values())
+
+        def key(peer: str) -> tuple[bool, float, str]:
+            share = math.ceil(in_flight * live[peer] / total_weight)
+            return self._in_flight.get(peer, 0) >= share, (self._sent.get(peer, 0) + 1) / live[peer], peer
+
+        return min(candidates, key=key)

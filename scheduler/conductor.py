@@ -191,7 +191,7 @@ class Conductor:
         self.sealed_plan = seal(self.identity, plan)
         self.log.append_plan(plan.number, plan.first_step, plan.predicted_tokens_per_s)
         self.status.plan = plan
-        for peer in {peer for group in plan.groups for peer in group}:
+        for peer in sorted({peer for group in plan.groups for peer in group} | set(plan.standby)):
             self._outbox(peer).post(AssignPlan(term=self.term, sealed=self.sealed_plan))
         self.tell({"event": "plan"} | plan_json(plan))
 

@@ -124,13 +124,14 @@ class Node:
             StagePlan(first_layer=span.first, last_layer=span.last, replicas=replicas, routing_weights=weights)
             for span, replicas, weights in zip(placement.spans, placement.replicas, placement.weights, strict=True)
         )
+        placed = {peer for replicas in placement.replicas for peer in replicas}
         return Plan(
             number=1,
             fingerprint=self.config.fingerprint,
             first_step=0,
             stages=stages,
             owners=tuple(self.roster.owners),
-            standby=(),
+            standby=tuple(peer for peer in self.roster.hosts if peer not in placed),
             window=placement.window,
             predicted_tokens_per_s=placement.tokens_per_s,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from scheduler.planner.problem import HostFacts, Placement, Problem
 from swarm.errors import ModelTooLarge, RunError
@@ -25,6 +26,10 @@ def balanced(problem: Problem) -> Placement:
         RunError: more stages asked for than hosts or layers, or no owner.
         ModelTooLarge: no placement fits the hosts' memory.
     """
+    hosts = tuple(host for host in problem.hosts if host.memory_bytes >= problem.layer_bytes(len(problem.owners)))
+    if problem.hosts and problem.owners and not hosts:
+        raise _too_large(problem)
+    problem = replace(problem, hosts=hosts)  # the others stand by: not one layer fits them
     num_layers, num_hosts = problem.trunk.num_layers, len(problem.hosts)
     if not problem.hosts or not problem.owners:
         raise RunError(f"{num_hosts} hosts and {len(problem.owners)} owners are here", "wait for more to join")

@@ -35,10 +35,9 @@ def _shares(weights: list[float], window: int, count: int) -> list[float]:
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(st.floats(0.5, 4), min_size=1, max_size=4))
-def test_weights_hold_over_time_where_all_are_busy(weights: list[float]) -> None:
-    """With a window that keeps everybody busy; with less, the fastest that is idle comes first."""
-    shares = _shares(weights, window=16 * len(weights), count=2000)
+@given(st.lists(st.floats(0.5, 4), min_size=1, max_size=4), st.sampled_from([1, 2, 5, 64]))
+def test_weights_hold_over_time(weights: list[float], window: int) -> None:
+    shares = _shares(weights, window, count=2000)
     for share, weight in zip(shares, weights, strict=True):
         assert abs(share - weight / sum(weights)) < 0.03
 

@@ -145,3 +145,8 @@ def test_nobody_to_plan_for() -> None:
         balanced(problem())
     with pytest.raises(RunError):
         balanced(problem(host("a"), owners=()))
+
+
+def test_a_host_that_no_layer_fits_stands_by() -> None:
+    placement = balanced(problem(host("tiny", mib=0.5), host("a"), host("b")))
+    assert {peer for replicas in placement.replicas for peer in replicas} == {"a", "b"}
