@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -68,6 +69,7 @@ class Conductor:
     _collecting: set[asyncio.Task[None]] = field(default_factory=set)
     _halted: Halt | None = None
     _finished: bool = False
+    _going_home: bool = False
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -137,30 +139,25 @@ class Conductor:
 
     async def send_home(self, problem: str) -> None:
         """Tell every member that the run is over, and why if it should not be."""
+        self._going_home = True  # from now on a peer that cannot be reached has heard it and left
         farewell = RunFinished(term=self.term, problem=problem)
-        unheard = 0
         try:
             async with asyncio.timeout(_FAREWELL_S):
-                unheard = sum(await asyncio.gather(*(self._say_goodbye(peer, farewell) for peer in self._heard_of)))
+                await asyncio.gather(*(self._say_goodbye(peer, farewell) for peer in self._heard_of))
         except TimeoutError:
-            unheard = len(self._heard_of)
-        if unheard:
-            self.tell({"event": "warning", "problem": f"{unheard} members did not hear that the run is over"})
+            self.tell({"event": "warning", "problem": "some members did not answer the news that the run is over"})
         for outbox in self._outboxes.values():
             await outbox.close()
 
-    async def _say_goodbye(self, peer: str, farewell: RunFinished) -> bool:
+    async def _say_goodbye(self, peer: str, farewell: RunFinished) -> None:
         """Also to peers that were declared lost, wrongly perhaps, and to those that came too late for the plan."""
         outbox = self._outboxes.get(peer)
         if outbox is not None and not outbox.lost:
             outbox.post(farewell)
             await outbox.flushed()
-            return outbox.lost
-        try:
+            return
+        with contextlib.suppress(SwarmError):
             await self.endpoint.request(peer, Orders(items=(codec.encode(farewell),)))
-        except SwarmError:
-            return self.roster.is_here(peer)
-        return False
 
     @property
     def _heard_of(self) -> set[str]:
@@ -252,7 +249,7 @@ class Conductor:
 
     def _on_lost(self, peer: str, problem: str) -> None:
         leader = self._leader
-        if leader is not None and peer in leader.lost:
+        if self._going_home or (leader is not None and peer in leader.lost):
             return
         self.roster.lose(peer)
         step = 0 if leader is None else leader.step
