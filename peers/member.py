@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from peers.replica import Replica
 from swarm.errors import SwarmError
 from swarm.net.allreduce import RoundPlan, StrictRounds
+from swarm.net.deadlines import Deadline
 from swarm.training.compute import Compute, Priority
 from swarm.training.stage import EndsStage, TrunkStage
 from swarm.wire.digest import digest_of, square_norm_of
@@ -66,6 +68,7 @@ class GroupMember:
         self._on_step = on_step
         self._counting = 0
         self._settled = asyncio.Event()
+        self._round_time = Deadline()
         self._prepared: bytes | None = None
         self._reducing: asyncio.Task[None] | None = None
         self._averaged: list[Tensor] | None = None
@@ -133,12 +136,15 @@ class GroupMember:
             weights=tuple(float(tokens) for tokens in order.tokens),
             fractions=(1.0,) * len(order.members),
             codec=self._codec,
+            sender_timeout_s=self._round_time.seconds,
+            reducer_timeout_s=2 * self._round_time.seconds,
         )
         self._rounds.prepare(plan, gradient)
         self._prepared = round_id
 
     async def _reduce(self, order: GoRound) -> None:
         assert self._prepared is not None
+        started_s = time.monotonic()
         try:
             averaged = await self._rounds.go(self._prepared)
             digest = await asyncio.to_thread(digest_of, averaged)
@@ -147,6 +153,7 @@ class GroupMember:
             report = RoundFailed(step=order.step, stage=order.stage, round=order.round, problem=error.problem)
             self._report(report)
             return
+        self._round_time.observe(time.monotonic() - started_s)
         self._prepared = None
         if self.replica.reduced(order.round):
             self._averaged = averaged

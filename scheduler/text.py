@@ -69,7 +69,7 @@ def status_table(status: dict[str, Any]) -> list[Any]:
         headline += f" · waits for {', '.join(map(short, status['waiting_for']))}"
     table = Table("peer", "part", "state", "tokens", "waits for")
     for peer, facts in status["peers"].items():
-        part = _part(status["plan"], peer)
+        part = "none any more" if facts["state"] == "lost" else _part(status["plan"], peer)
         table.add_row(short(peer), part, facts["state"], f"{facts['computed_tokens']:,}", facts["waiting_for"])
     return [headline, "\n", table]
 

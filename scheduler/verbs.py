@@ -120,7 +120,10 @@ def status(
     folder.load_config()
     if not folder.status.exists():
         raise RunError(f"the run in {run_dir} was never started", f"start `swarm scheduler {run_dir}`")
-    found = json_module.loads(folder.status.read_bytes())
+    try:
+        found = json_module.loads(folder.status.read_bytes())
+    except ValueError:
+        raise RunError(f"{folder.status} is damaged", "remove it; the scheduler writes it every second") from None
     if json:
         typer.echo(json_module.dumps(found))
     else:
