@@ -24,10 +24,11 @@ def test_a_saved_status_can_be_shown(tmp_path: Path) -> None:
     status.on_heartbeat("host-a", Heartbeat(waiting_for="gradients", computed_tokens=1234))
     status.on_lost("host-b")
     status.waiting_for = ("host-a",)
+    status.started_at_s = 1.0
     status.on_step(Record(step=4, plan=1, round=1, tokens=100, loss_sum=250.0, grad_norm=1.0, work=(), digests=()))
     status.save()
     found = json.loads((tmp_path / "status.json").read_bytes())
-    console = Console(record=True, width=100)
+    console = Console(record=True, width=140)
     console.print(*status_table(found))
     shown = console.export_text()
     for part in ("loss 2.5", "step 5/", "1,234", "gradients", "lost", "waits for host-a"):
