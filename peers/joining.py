@@ -96,7 +96,7 @@ async def _admitted(invite: Invite, text: str, identity: Identity, endpoint: End
     for address in invite.bootstrap:
         scheduler = address.rpartition("/p2p/")[2]
         try:
-            reply, _ = await endpoint.request(scheduler, Admit(invite=text))
+            reply, tokenizer = await endpoint.request(scheduler, Admit(invite=text))
         except NetworkError as error:
             problem = error
             continue
@@ -109,7 +109,7 @@ async def _admitted(invite: Invite, text: str, identity: Identity, endpoint: End
                 "ask the admin for a new invite",
             )
         certificate = unseal(reply.certificate, Certificate)[0]
-        return Joined(invite, identity, reply.certificate, certificate.roles, config, reply.tokenizer_json)
+        return Joined(invite, identity, reply.certificate, certificate.roles, config, tokenizer)
     if problem is not None:
         raise problem
     raise InviteInvalid("the invite names no scheduler that answers", "ask the run's admin for a new invite")
@@ -123,9 +123,9 @@ def _open_shard(joined: Joined, node: NodeConfig, data: Path | None, say: Say) -
     if "owner" not in joined.roles:
         raise InviteInvalid("this invite is for a host, but a shard was given", "ask for an owner's invite")
     path = None
-    if joined.tokenizer_json:
+    if joined.tokenizer:
         path = node.state_dir / "tokenizer.json"
-        path.write_text(joined.tokenizer_json, encoding="utf-8")
+        path.write_bytes(joined.tokenizer)
     say(f"tokenising {data}")
     tokenizer = load_tokenizer(joined.config, path)
     return Shard.open(joined.config, data, node.state_dir / "shards", tokenizer)

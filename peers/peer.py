@@ -50,14 +50,14 @@ Say = Callable[[str], None]
 
 @dataclass(slots=True)
 class Joined:
-    """What admission gave us."""
+    """What admission gave us; `tokenizer` is a tokenizer.json, empty for bytes."""
 
     invite: Invite
     identity: Identity
     certificate: bytes
     roles: tuple[str, ...]
     config: RunConfig
-    tokenizer_json: str
+    tokenizer: bytes
 
 
 @dataclass(slots=True)

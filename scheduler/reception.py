@@ -78,9 +78,8 @@ class Reception:
         reply = Admitted(
             certificate=make_certificate(self.config, self.admin, delivery.remote_id, invite.roles),
             run_json=self.config.to_json(),
-            tokenizer_json=self.run_dir.tokenizer_json(),
         )
-        return Reply(reply)
+        return Reply(reply, self.run_dir.tokenizer_json().encode())
 
     async def _on_speed_probe(self, delivery: Delivery) -> Reply:
         return Reply(Ack())

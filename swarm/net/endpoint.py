@@ -24,7 +24,7 @@ from swarm.net.deadlines import FIRST_S
 from swarm.net.transport import ByteStream, Transport
 from swarm.wire.frames import Frame, Sort
 from swarm.wire.messages import PROTOCOL_VERSION, Admit, Failure, Hello
-from swarm.wire.payloads import PayloadRules
+from swarm.wire.payloads import PayloadRules, check_payload
 
 CONTROL = "/swarm/control"
 TENSORS = "/swarm/tensors"
@@ -44,7 +44,7 @@ class Endpoint:
         membership: tells members from strangers.
         fingerprint: of the run configuration.
         certificate: our own; empty until admitted.
-        rules: what payloads may be; None before the run's configuration is known, when none may be.
+        rules: what boundary tensors may be; None before the run's configuration is known, when none may come.
     """
 
     transport: Transport
@@ -146,7 +146,8 @@ class Endpoint:
         try:
             async with asyncio.timeout(FIRST_S):
                 roles = await self._admit_stream(stream)
-            await ServerChannel(stream, self._check_payload, roles, self._dispatch).serve()
+            check = self._check_payload if roles else _no_payload  # strangers have nothing to carry
+            await ServerChannel(stream, check, roles, self._dispatch).serve()
         except PeerUnavailable:
             pass
         except (SwarmError, TimeoutError):
@@ -189,10 +190,7 @@ class Endpoint:
             )
 
     def _check_payload(self, message: object, payload_bytes: int) -> None:
-        if self.rules is not None:
-            self.rules.check(message, payload_bytes)
-        elif payload_bytes:
-            raise ProtocolError("a payload came before the run was known", "drop that peer")
+        check_payload(message, payload_bytes, self.rules)
 
     def _dispatch(self, delivery: Delivery, wants_reply: bool) -> Awaitable[Reply] | None:
         kind = type(delivery.message)
@@ -225,4 +223,4 @@ async def _unknown(delivery: Delivery) -> Reply:
 
 def _no_payload(message: object, payload_bytes: int) -> None:
     if payload_bytes:
-        raise ProtocolError("a greeting carries a payload", "drop that peer")
+        raise ProtocolError("a greeting, or a stranger, carries a payload", "drop that peer")

@@ -60,11 +60,10 @@ class Admit:
 @message(14)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
-    """The stranger's certificate, and what every member needs to know of the run."""
+    """The stranger's certificate and the run's configuration; the payload is its tokenizer.json, empty for bytes."""
 
     certificate: bytes
     run_json: str
-    tokenizer_json: str
 
 
 @message(15)

@@ -7,10 +7,37 @@ from dataclasses import dataclass
 
 from swarm.errors import ProtocolError
 from swarm.wire import compression
-from swarm.wire.messages import BoundaryTensor, SpeedProbe, StateChunk
+from swarm.wire.messages import Admitted, BoundaryTensor, SpeedProbe, StateChunk
 
 MAX_PROBE_BYTES = 8 << 20
 MAX_CHUNK_BYTES = 4 << 20
+MAX_TOKENIZER_BYTES = 64 << 20
+
+_LIMITS: dict[type, int] = {
+    SpeedProbe: MAX_PROBE_BYTES,
+    StateChunk: MAX_CHUNK_BYTES,
+    Admitted: MAX_TOKENIZER_BYTES,
+}
+
+
+def check_payload(message: object, payload_bytes: int, rules: PayloadRules | None) -> None:
+    """Refuse a payload that a message cannot have.
+
+    Args:
+        message: from the header.
+        payload_bytes: as the prefix declares.
+        rules: of the run's tensors; None while the run is not known, when there are none.
+
+    Raises:
+        ProtocolError: another shape, codec or size than the run's.
+    """
+    if isinstance(message, BoundaryTensor) and rules is not None:
+        rules.check(message, payload_bytes)
+        return
+    allowed = _LIMITS.get(type(message), 0)
+    if payload_bytes > allowed:
+        name = type(message).__name__
+        raise ProtocolError(f"{name} carries {payload_bytes} bytes where {allowed} are allowed", "drop that peer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +52,8 @@ class PayloadRules:
     shape: tuple[int, int, int]
     codec: str
 
-    def check(self, message: object, payload_bytes: int) -> None:
-        """Refuse a payload that the message cannot have.
-
-        Raises:
-            ProtocolError: another shape, codec or size than the run's.
-        """
-        if isinstance(message, BoundaryTensor):
-            self._check_boundary(message, payload_bytes)
-            return
-        allowed = MAX_PROBE_BYTES if isinstance(message, SpeedProbe) else 0
-        allowed = MAX_CHUNK_BYTES if isinstance(message, StateChunk) else allowed
-        if payload_bytes > allowed:
-            name = type(message).__name__
-            raise ProtocolError(f"{name} carries {payload_bytes} bytes where {allowed} are allowed", "drop that peer")
-
-    def _check_boundary(self, message: BoundaryTensor, payload_bytes: int) -> None:
+    def check(self, message: BoundaryTensor, payload_bytes: int) -> None:
+        """Refuse a boundary tensor of another shape, codec or size; raises ProtocolError."""
         if message.shape != self.shape or message.codec != self.codec:
             raise ProtocolError(
                 f"a boundary tensor is {message.codec} {message.shape}, this run's are {self.codec} {self.shape}",

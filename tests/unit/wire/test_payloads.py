@@ -6,8 +6,8 @@ import pytest
 
 from swarm.errors import ProtocolError
 from swarm.wire.compression import encoded_bytes
-from swarm.wire.messages import Ack, Activation, BoundaryGradient, Hello, Lease, SpeedProbe, StateChunk, Work
-from swarm.wire.payloads import MAX_CHUNK_BYTES, MAX_PROBE_BYTES, PayloadRules
+from swarm.wire.messages import Ack, Activation, Admitted, BoundaryGradient, Hello, Lease, SpeedProbe, StateChunk, Work
+from swarm.wire.payloads import MAX_CHUNK_BYTES, MAX_PROBE_BYTES, MAX_TOKENIZER_BYTES, PayloadRules, check_payload
 
 SHAPE = (2, 8, 16)
 
@@ -45,6 +45,7 @@ def test_another_codec_is_refused() -> None:
     [
         (SpeedProbe(), MAX_PROBE_BYTES),
         (StateChunk(), MAX_CHUNK_BYTES),
+        (Admitted(certificate=b"", run_json=""), MAX_TOKENIZER_BYTES),
         (Ack(), 0),
         (Hello(version=1, fingerprint="", certificate=b""), 0),
         (None, 0),
@@ -52,6 +53,6 @@ def test_another_codec_is_refused() -> None:
 )
 def test_other_messages_have_a_cap(message: object, allowed: int) -> None:
     rules = PayloadRules(SHAPE, "fp32")
-    rules.check(message, allowed)
+    check_payload(message, allowed, rules)
     with pytest.raises(ProtocolError, match=f"{allowed + 1} bytes where {allowed} are allowed"):
-        rules.check(message, allowed + 1)
+        check_payload(message, allowed + 1, rules)
