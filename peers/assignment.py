@@ -124,6 +124,8 @@ class Assignment:
             member = self._members.get(order.stage)
             if member is not None:
                 await member.handle(order)
+            if self._owner is not None and order.stage == self.plan.ends_stage:
+                self._owner.pump()
         elif isinstance(order, GrantLeases | ReplayWork | PeersLost) and self._owner is not None:
             self._owner.handle(order)
 
@@ -139,7 +141,7 @@ class Assignment:
         if group == self.plan.ends_stage:
             assert self._owner is not None
             self._owner.committed()
-            self._cursor.save(self._owner.window.first_unused_cursor)
+            self._cursor.save(self._owner.window.next_cursor)
         else:
             assert self._host is not None
             self._host.wake()

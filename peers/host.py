@@ -10,7 +10,7 @@ from torch import Tensor
 from peers.member import GroupMember
 from peers.replica import Verdict
 from swarm.config import RunConfig
-from swarm.errors import ProtocolError, SwarmError
+from swarm.errors import NonFinite, ProtocolError, SwarmError
 from swarm.net.channel import Delivery
 from swarm.net.endpoint import Endpoint
 from swarm.plan import Plan
@@ -74,7 +74,7 @@ class Host:
         frame = delivery.message
         assert isinstance(frame, Activation | BoundaryGradient)
         replica = self._member.replica
-        if replica.is_early(frame.plan, frame.work) and len(self._waiting) < MAX_WAITING:
+        if self._is_early(frame, delivery.remote_id):
             self._waiting.append(delivery)
             return
         if not self._is_ours(frame, delivery.remote_id):
@@ -101,6 +101,14 @@ class Host:
                 return
         delivery.release()
 
+    def _is_early(self, frame: Activation | BoundaryGradient, remote_id: str) -> bool:
+        """Whether to hold a frame back: of the next step or plan at most, for us, from whom it says."""
+        replica = self._member.replica
+        next_at_most = frame.work.step <= replica.step + 1 and frame.plan <= self._plan.number + 1
+        for_us = frame.receiver == self._endpoint.peer_id and frame.sender == remote_id
+        room = len(self._waiting) < MAX_WAITING
+        return replica.is_early(frame.plan, frame.work) and next_at_most and for_us and room
+
     def _is_ours(self, frame: Activation | BoundaryGradient, remote_id: str) -> bool:
         """Whether the frame is for our stage, from the hop before, on a route of the plan."""
         stages = self._plan.stages
@@ -118,10 +126,8 @@ class Host:
         onward = replace(frame, stage=frame.stage + 1)
         try:
             payload = await self._compute.run(Priority.FORWARD, job)
-        except ProtocolError as error:
-            self._hop_failed(
-                frame.owner, HopFailed(work=frame.work, peer=self._endpoint.peer_id, problem=error.problem)
-            )
+        except NonFinite as error:
+            self._member.diverged(error.problem)
             return
         finally:
             delivery.release()
@@ -135,6 +141,9 @@ class Host:
         try:
             payload = await self._compute.run(Priority.BACKWARD, job)
             whole = True
+        except NonFinite as error:
+            self._member.diverged(error.problem)
+            return
         finally:
             delivery.release()
             if count:

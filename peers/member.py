@@ -9,13 +9,14 @@ from collections.abc import Callable
 from torch import Tensor
 
 from peers.replica import Replica
-from swarm.errors import SwarmError
+from swarm.errors import ReductionFailed, SwarmError
 from swarm.net.allreduce import RoundPlan, StrictRounds
 from swarm.net.deadlines import Deadline
 from swarm.training.compute import Compute, Priority
 from swarm.training.stage import EndsStage, TrunkStage
 from swarm.wire.digest import digest_of, square_norm_of
 from swarm.wire.messages import (
+    CannotContinue,
     CloseStep,
     CommitStep,
     GoRound,
@@ -87,6 +88,12 @@ class GroupMember:
         if not self._counting:
             self._settled.set()
 
+    def diverged(self, problem: str) -> None:
+        """Tell the leader that values are not finite: no replay would mend that."""
+        replica = self.replica
+        report = CannotContinue(step=replica.step, stage=replica.stage, diverged=True, problem=problem)
+        self._report(report)
+
     async def handle(self, order: StepOrder) -> None:
         """Carry out one order; orders come one at a time."""
         if isinstance(order, CloseStep):
@@ -114,10 +121,13 @@ class GroupMember:
         self._drop_round()
         missing = closing.missing
         if closing.retract and not await self._retract(closing.retract):
-            self.replica.reset()
-            missing = order.counted
+            missing = self.replica.start_over(order.counted)
         if not missing:
-            await self._prepare(order)
+            try:
+                await self._prepare(order)
+            except ReductionFailed as error:
+                self.diverged(error.problem)
+                return
         self._report(StepClosed(step=order.step, stage=order.stage, round=order.round, missing=missing))
 
     async def _retract(self, leases: tuple[Lease, ...]) -> bool:
@@ -173,8 +183,11 @@ class GroupMember:
         self._averaged = None
 
     async def _commit(self, order: CommitStep) -> None:
-        averaged = self._averaged
+        averaged, step = self._averaged, self.replica.step
         if averaged is None or not self.replica.commit(order):
+            if order.step == step:  # an order that came twice is of an earlier step
+                problem = "it has no average to apply"
+                self._report(CannotContinue(step=order.step + 1, stage=order.stage, diverged=False, problem=problem))
             return
         self._averaged = None
         digest = await self._compute.run(Priority.STEP, self.stage.apply, order.step, averaged, order.grad_norm)

@@ -16,7 +16,7 @@ from peers.window import Admission, Window
 from swarm.config import RunConfig
 from swarm.data.sampler import microbatch
 from swarm.data.shards import Shard
-from swarm.errors import ProtocolError, SwarmError
+from swarm.errors import NonFinite, ProtocolError, SwarmError
 from swarm.net.channel import Delivery
 from swarm.net.deadlines import Deadline
 from swarm.net.endpoint import Endpoint
@@ -108,7 +108,7 @@ class Owner:
             self.window.replay(order)
         else:
             self.window.peers_lost(order.peers)
-        self._pump()
+        self.pump()
 
     def committed(self) -> None:
         """The step that was open is committed."""
@@ -128,15 +128,19 @@ class Owner:
 
     # --- going out -------------------------------------------------------------------------------------------------
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
+        """Send out what the window has room for."""
         for admission in self.window.admit(time.monotonic()):
             verdict = self._member.replica.forward(self.window.plan.number, admission.work)
             if verdict is Verdict.COMPUTE:
                 self._tasks.start(self._send_out(admission))
+            else:
+                self.window.put_back(admission.work)
+                return
 
     async def _pump_later(self) -> None:
         await asyncio.sleep(_PAUSE_AFTER_FAILURE_S)
-        self._pump()
+        self.pump()
 
     async def _send_out(self, admission: Admission) -> None:
         work = admission.work
@@ -148,7 +152,11 @@ class Owner:
             hidden = self._ends.front(work, torch.from_numpy(ids))
             return compression.encode(self._codec, hidden), tuple(hidden.shape)
 
-        payload, shape = await self._compute.run(Priority.FORWARD, job)
+        try:
+            payload, shape = await self._compute.run(Priority.FORWARD, job)
+        except NonFinite as error:
+            self._member.diverged(error.problem)
+            return
         frame = Activation(
             plan=self.window.plan.number,
             work=work,
@@ -173,8 +181,8 @@ class Owner:
         frame = delivery.message
         assert isinstance(frame, Activation | BoundaryGradient)
         home = len(frame.route) if isinstance(frame, Activation) else -1
-        wanted = self.window.cursor_of(frame.work) is not None
-        if not wanted or frame.stage != home or frame.sender != delivery.remote_id:
+        ours = frame.owner == self._endpoint.peer_id and frame.stage == home and frame.sender == delivery.remote_id
+        if not ours or not self.window.is_wanted(frame.plan, frame.work, frame.route):
             delivery.release()
             return
         try:
@@ -183,26 +191,35 @@ class Owner:
             delivery.release()
             self.hop_failed(HopFailed(work=frame.work, peer=delivery.remote_id, problem=error.problem))
             return
-        if isinstance(frame, Activation):
-            self._member.begin_count()
-            self._tasks.start(self._turn_around(frame, self._on_the_way[frame.work.lease], tensor, delivery))
-            return
-        verdict = self._member.replica.backward(frame.plan, frame.work)
-        if verdict in (Verdict.COUNT, Verdict.ANSWER):
-            self._member.begin_count()
-            self._tasks.start(self._finish(frame, tensor, delivery, count=verdict is Verdict.COUNT))
-        else:
+        replica = self._member.replica
+        decide = replica.turn if isinstance(frame, Activation) else replica.backward
+        verdict = decide(frame.plan, frame.work)
+        if verdict not in (Verdict.COUNT, Verdict.ANSWER):
             delivery.release()
+            return
+        self._member.begin_count()
+        count = verdict is Verdict.COUNT
+        if isinstance(frame, Activation):
+            self._tasks.start(
+                self._turn_around(frame, self._on_the_way[frame.work.lease], tensor, delivery, count=count)
+            )
+        else:
+            self._tasks.start(self._finish(frame, tensor, delivery, count=count))
 
-    async def _turn_around(self, frame: Activation, home: _OnTheWay, hidden: Tensor, delivery: Delivery) -> None:
+    async def _turn_around(
+        self, frame: Activation, home: _OnTheWay, hidden: Tensor, delivery: Delivery, *, count: bool
+    ) -> None:
         def job() -> tuple[float, memoryview]:
-            loss_sum, gradient = self._ends.back(frame.work, hidden, home.labels)
+            loss_sum, gradient = self._ends.back(hidden, home.labels, count=count)
             return loss_sum, compression.encode(self._codec, gradient)
 
         whole = False
         try:
             home.loss_sum, payload = await self._compute.run(Priority.LOSS, job)
             whole = True
+        except NonFinite as error:
+            self._member.diverged(error.problem)
+            return
         finally:
             delivery.release()
             await self._member.end_count(whole=whole)
@@ -240,7 +257,7 @@ class Owner:
         self.computed_tokens += tokens
         loss_sum = self._on_the_way[work.lease].loss_sum
         self._report(MicrobatchDone(work=work, route=route, tokens=tokens, loss_sum=loss_sum, cursor=cursor))
-        self._pump()
+        self.pump()
 
     # --- time ------------------------------------------------------------------------------------------------------
 
@@ -251,4 +268,4 @@ class Owner:
                 for peer in route:
                     problem = f"microbatch {work.lease.number} of step {work.step} is overdue"
                     self._report(SuspectPeer(peer=peer, problem=problem))
-            self._pump()
+            self.pump()

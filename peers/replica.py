@@ -72,6 +72,9 @@ class Replica:
     refused: int = 0
     _counted: set[Lease] = field(default_factory=set)
     _forwarded: dict[Lease, int] = field(default_factory=dict)
+    _answered: dict[Lease, int] = field(default_factory=dict)
+    _turned: dict[Lease, int] = field(default_factory=dict)
+    _turn_counted: set[Lease] = field(default_factory=set)
 
     # --- frames ----------------------------------------------------------------------------------------------------
 
@@ -93,12 +96,25 @@ class Replica:
         verdict = self._timely(plan, work)
         if verdict is not Verdict.COMPUTE:
             return verdict
-        if self._forwarded.get(work.lease) != work.attempt:
+        if self._forwarded.get(work.lease) != work.attempt or self._answered.get(work.lease, -1) >= work.attempt:
             return self._refuse()
-        self._forwarded[work.lease] = work.attempt
+        self._answered[work.lease] = work.attempt
         if work.lease in self._counted:
             return Verdict.ANSWER
         self._counted.add(work.lease)
+        return Verdict.COUNT
+
+    def turn(self, plan: int, work: Work) -> Verdict:
+        """An activation came home to its owner; COUNT enters the back's part of the lease in the books."""
+        verdict = self._timely(plan, work)
+        if verdict is not Verdict.COMPUTE:
+            return verdict
+        if self._turned.get(work.lease, -1) >= work.attempt:
+            return self._refuse()
+        self._turned[work.lease] = work.attempt
+        if work.lease in self._turn_counted:
+            return Verdict.ANSWER
+        self._turn_counted.add(work.lease)
         return Verdict.COUNT
 
     def is_counted(self, lease: Lease) -> bool:
@@ -107,9 +123,18 @@ class Replica:
 
     def reset(self) -> None:
         """The sums are gone: nothing is counted, whatever was prepared."""
-        self._counted.clear()
-        self._forwarded.clear()
+        self._clear()
         self.state = State.OPEN
+
+    def start_over(self, expected: tuple[Lease, ...]) -> tuple[Lease, ...]:
+        """The sums are gone while closing: all of `expected` is missing; closed where that is nothing."""
+        self._clear()
+        self.state = State.OPEN if expected else State.CLOSED
+        return expected
+
+    def _clear(self) -> None:
+        for books in (self._counted, self._forwarded, self._answered, self._turned, self._turn_counted):
+            books.clear()
 
     def _timely(self, plan: int, work: Work) -> Verdict:
         if self.is_early(plan, work):
@@ -178,8 +203,7 @@ class Replica:
         self.step += 1
         self.round = 0
         self.state = State.OPEN
-        self._counted.clear()
-        self._forwarded.clear()
+        self._clear()
         return True
 
     def adopt(self, plan: int) -> None:

@@ -56,7 +56,7 @@ class Window:
     Args:
         plan: routes and the number of microbatches in flight follow it.
         step: the step that is open.
-        next_cursor: first sample of the shard that no committed step has used.
+        next_cursor: first microbatch of the shard that was never lent; at a step boundary, that no step has used.
     """
 
     plan: Plan
@@ -65,7 +65,6 @@ class Window:
     router: Router = field(init=False)
     stale: int = 0
     _items: dict[Lease, _Item] = field(default_factory=dict)
-    _free_cursors: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.router = Router(self.plan)
@@ -133,9 +132,9 @@ class Window:
             self.stale += 1
             return
         self.peers_lost(order.lost)
-        for lease in order.leases:
-            item = self._items.get(lease)
-            if item is not None and item.progress is Progress.DONE:
+        for work in order.work:
+            item = self._items.get(work.lease)
+            if item is not None and item.progress is Progress.DONE and item.attempt == work.attempt:
                 item.progress = Progress.PENDING
 
     def overdue(self, now_s: float, patience_s: float) -> list[tuple[Work, tuple[str, ...]]]:
@@ -150,12 +149,16 @@ class Window:
             self._send_again(item)
         return found
 
+    def put_back(self, work: Work) -> None:
+        """An admitted microbatch could not leave: it waits for the next chance."""
+        item = self._current(work)
+        if item is not None:
+            self._send_again(item)
+
     def committed(self, step: int) -> None:
-        """The step is over; what was done is spent, and what never was goes back to the shard."""
+        """The step is over: whatever was lent for it is spent, also where a needless replay is still on its way."""
         if step != self.step:
             return
-        unused = [item.cursor for item in self._items.values() if item.progress is not Progress.DONE]
-        self._free_cursors = sorted(self._free_cursors + unused)
         self._items.clear()
         self.router = Router(self.plan, set(self.router.lost))
         self.step += 1
@@ -164,6 +167,11 @@ class Window:
         """The sample of an attempt that is still wanted."""
         item = self._current(work)
         return None if item is None else item.cursor
+
+    def is_wanted(self, plan: int, work: Work, route: tuple[str, ...]) -> bool:
+        """Whether this attempt was sent on this very route and is still awaited."""
+        item = self._current(work)
+        return item is not None and item.route == route and plan == self.plan.number
 
     @property
     def num_in_flight(self) -> int:
@@ -174,11 +182,6 @@ class Window:
     def routes_in_flight(self) -> Iterable[tuple[str, ...]]:
         """Where they are."""
         return [item.route for item in self._items.values() if item.progress is Progress.IN_FLIGHT]
-
-    @property
-    def first_unused_cursor(self) -> int:
-        """Every smaller cursor was committed."""
-        return self._free_cursors[0] if self._free_cursors else self.next_cursor
 
     def _current(self, work: Work) -> _Item | None:
         item = self._items.get(work.lease)
@@ -193,7 +196,5 @@ class Window:
         self.router.release(item.route)
 
     def _draw_cursor(self) -> int:
-        if self._free_cursors:
-            return self._free_cursors.pop(0)
         self.next_cursor += 1
         return self.next_cursor - 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from scheduler.audit_log import AuditLog
 from scheduler.collect import collect
-from scheduler.instructions import Applied, CheckPeers, Finish, Halt, Instruction, NewPlan, Record, Send
+from scheduler.instructions import Applied, CheckPeers, Finish, Halt, Instruction, Lost, NewPlan, Record, Send
 from scheduler.membership import Roster
 from scheduler.run_dir import RunDir
 from scheduler.status import Event, Status, plan_json
@@ -27,6 +27,7 @@ from swarm.wire import codec
 from swarm.wire.messages import (
     Ack,
     AssignPlan,
+    CannotContinue,
     Heartbeat,
     MicrobatchDone,
     Orders,
@@ -176,6 +177,8 @@ class Conductor:
                     await self._record(instruction)
                 case CheckPeers(peers):
                     await self._check(peers)
+                case Lost(peer, problem):
+                    self._on_lost(peer, problem)
                 case Applied(num_steps, snapshot=True):
                     self._start_collecting(num_steps)
                 case Halt():
@@ -294,6 +297,8 @@ class Conductor:
             case RoundFailed():
                 self.tell({"event": "round_failed", "peer": peer, "problem": report.problem})
                 return leader.failed(peer, report)
+            case CannotContinue():
+                return leader.cannot_continue(peer, report)
             case StepApplied():
                 self.log.note_weights(report.step + 1, report.stage, peer, report.digest)
                 return leader.applied(peer, report)

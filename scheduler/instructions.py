@@ -45,6 +45,14 @@ class CheckPeers:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """Treat this peer as lost, then report `peer_lost`."""
+
+    peer: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class Applied:
     """Every member holds the weights after `num_steps` steps; `digests` by group."""
 
@@ -66,4 +74,4 @@ class Finish:
     """Every step is applied."""
 
 
-Instruction = Send | NewPlan | Record | CheckPeers | Applied | Halt | Finish
+Instruction = Send | NewPlan | Record | CheckPeers | Lost | Applied | Halt | Finish

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from swarm.plan import Plan
-from swarm.wire.messages import Lease, MicrobatchDone
+from swarm.wire.messages import Lease, MicrobatchDone, Work
 
 _MAX_LOSS_SUM = 1e100
 """Far beyond any loss, and far from where a sum of them overflows."""
@@ -18,6 +18,7 @@ Member = tuple[int, str]
 @dataclass(slots=True)
 class _Entry:
     lease: int = 0
+    first_attempt: int = 0
     owner: str = ""
     done: MicrobatchDone | None = None
 
@@ -74,34 +75,37 @@ class Ledger:
         entry = self._entries[lease.number]
         if entry.owner != owner or entry.lease != lease.lease or entry.done is not None:
             return False
+        if report.work.attempt < entry.first_attempt:
+            return False  # says again what was taken back since
         if report.tokens != self._microbatch_tokens or not abs(report.loss_sum) < _MAX_LOSS_SUM:
             return False
         return len(report.route) == len(plan.stages) and all(
             peer in stage.replicas for peer, stage in zip(report.route, plan.stages, strict=True)
         )
 
-    def reopen(self, leases: Iterable[Lease]) -> dict[str, list[Lease]]:
-        """Take back what was done; returns what is to be replayed, by owner."""
-        owned: dict[str, list[Lease]] = {}
+    def reopen(self, leases: Iterable[Lease]) -> dict[str, list[Work]]:
+        """Take back what was done; returns the attempts to be replaced, by owner."""
+        owned: dict[str, list[Work]] = {}
         for lease in leases:
             if lease.number >= len(self._entries):
                 continue
             entry = self._entries[lease.number]
             if entry.done is not None and entry.lease == lease.lease:
+                owned.setdefault(entry.owner, []).append(entry.done.work)
+                entry.first_attempt = entry.done.work.attempt + 1
                 entry.done = None
-                owned.setdefault(entry.owner, []).append(lease)
         return owned
 
-    def lose(self, peer: str) -> dict[str, list[Lease]]:
+    def lose(self, peer: str) -> dict[str, list[Work]]:
         """A peer is gone: its leases are free again, its share as a host must be replayed.
 
         Returns:
-            What is to be replayed, by owner.
+            The attempts to be replaced, by owner.
         """
         share = []
         for number, entry in enumerate(self._entries):
             if entry.owner == peer:
-                entry.owner, entry.done, entry.lease = "", None, entry.lease + 1
+                entry.owner, entry.done, entry.lease, entry.first_attempt = "", None, entry.lease + 1, 0
             elif entry.done is not None and peer in entry.done.route:
                 share.append(Lease(number, entry.lease))
         return self.reopen(share)

@@ -7,6 +7,7 @@
     REDUCING  a round failed, or hashes of one group differ            HELD      ReopenStep to all; CheckPeers
     REDUCING  every group reduced, hashes equal                        OPEN + 1  Record, then CommitStep, then leases
     HELD      the shell has checked who lives                          CLOSING   as from OPEN
+    any       values are not finite                                    HALTED    Halt
     any       a peer is lost                                           OPEN      ReopenStep, ReplayWork of its share
     any       a group without a member, or no sense left in going on   HALTED    Halt
     OPEN      the last step is applied everywhere                      FINISHED  Finish
@@ -21,15 +22,15 @@ import enum
 import math
 from dataclasses import dataclass, field
 
-from scheduler.instructions import Applied, CheckPeers, Finish, Halt, Instruction, NewPlan, Record, Send
+from scheduler.instructions import Applied, CheckPeers, Finish, Halt, Instruction, Lost, NewPlan, Record, Send
 from scheduler.ledger import Ledger, Member
 from swarm.plan import Plan
 from swarm.wire.messages import (
+    CannotContinue,
     CloseStep,
     CommitStep,
     GoRound,
     GrantLeases,
-    Lease,
     MicrobatchDone,
     PeersLost,
     ReopenStep,
@@ -38,6 +39,7 @@ from swarm.wire.messages import (
     RoundReduced,
     StepApplied,
     StepClosed,
+    Work,
 )
 
 MAX_FAILED_ROUNDS = 5
@@ -120,8 +122,9 @@ class StepLeader:
             return self._ignore()
         if report.missing:
             replays = self._replay(self._ledger.reopen(report.missing))
-            # Whoever misses what the ledger never gave it cannot be helped.
-            return self._reopen() + replays if replays else self.peer_lost(peer)
+            if not replays:
+                return [Lost(peer, "it misses microbatches that the ledger never gave it")]
+            return self._reopen() + replays
         self._waiting.discard(member)
         if self._waiting:
             return []
@@ -155,6 +158,14 @@ class StepLeader:
         if (report.stage, peer) not in self._members():
             return self._ignore()
         return self._hold(report.problem)
+
+    def cannot_continue(self, peer: str, report: CannotContinue) -> list[Instruction]:
+        """A member cannot do its part."""
+        if self.phase is Phase.HALTED or report.step != self.step or (report.stage, peer) not in self._members():
+            return self._ignore()
+        if report.diverged and self.phase is not Phase.FINISHED:
+            return self._halt(f"{report.problem}: lower the learning rate", -1)
+        return [Lost(peer, report.problem)]
 
     def checked(self) -> list[Instruction]:
         """The shell has reported every dead peer as lost; the others live."""
@@ -303,11 +314,11 @@ class StepLeader:
         equal = -(-self.global_batch // len(self._owners()))
         return min(self.plan.window, equal)
 
-    def _replay(self, owned: dict[str, list[Lease]]) -> list[Instruction]:
+    def _replay(self, owned: dict[str, list[Work]]) -> list[Instruction]:
         lost = tuple(sorted(self.lost))
         return [
-            Send(owner, ReplayWork(term=self.term, step=self.step, leases=tuple(leases), lost=lost))
-            for owner, leases in owned.items()
+            Send(owner, ReplayWork(term=self.term, step=self.step, work=tuple(work), lost=lost))
+            for owner, work in owned.items()
         ]
 
     def _record(self, grad_norm: float) -> Record:

@@ -201,7 +201,6 @@ class EndsStage(Stage):
         self.ends = build_ends(config)
         super().__init__(config, device, self.ends)
         self._fronts: dict[Lease, Tensor] = {}
-        self._back_counted: set[Lease] = set()
 
     def front(self, work: Work, token_ids: Tensor) -> Tensor:
         """Embedding and first layers.
@@ -217,8 +216,8 @@ class EndsStage(Stage):
         self._fronts[work.lease] = output
         return output.detach().float().cpu()
 
-    def back(self, work: Work, hidden: Tensor, labels: Tensor) -> tuple[float, Tensor]:
-        """Last layers, head and loss, forward and backward; counted the first time a lease comes.
+    def back(self, hidden: Tensor, labels: Tensor, *, count: bool) -> tuple[float, Tensor]:
+        """Last layers, head and loss, forward and backward; with `count`, also add to the gradient sums.
 
         Args:
             hidden: the last boundary activation, [sequences, tokens, hidden], fp32, CPU.
@@ -230,9 +229,7 @@ class EndsStage(Stage):
         hidden = hidden.to(self.device.torch_device).requires_grad_()
         with self.device.autocast():
             loss_sum = self.ends.back(hidden, labels.to(self.device.torch_device))
-        count = work.lease not in self._back_counted
         gradient = _backward(loss_sum, hidden, None, count=count)
-        self._back_counted.add(work.lease)
         return float(loss_sum.detach()), gradient.float().cpu()
 
     def front_backward(self, work: Work, gradient: Tensor, *, count: bool) -> None:
@@ -243,7 +240,6 @@ class EndsStage(Stage):
 
     def _forget(self) -> None:
         self._fronts.clear()
-        self._back_counted.clear()
 
 
 def _backward(output: Tensor, hidden: Tensor, gradient: Tensor | None, *, count: bool) -> Tensor:

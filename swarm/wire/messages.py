@@ -14,9 +14,13 @@ MAX_ROUTE = 256
 MAX_RANK = 4
 
 
+_LARGEST = 2**62
+"""Of every count: what a database and a 64-bit integer hold without overflow."""
+
+
 def _natural(**values: int) -> None:
     for name, value in values.items():
-        if value < 0:
+        if not 0 <= value < _LARGEST:
             raise ValueError(f"{name} is {value}")
 
 
@@ -85,8 +89,10 @@ class Capabilities:
 
     def __post_init__(self) -> None:
         _natural(memory_bytes=self.memory_bytes)
-        if not 0 <= self.layer_seconds < 1e9 or not 0 <= self.bytes_per_s < 1e15:
-            raise ValueError("measurements out of range")
+        if not (self.layer_seconds == 0 or 1e-9 <= self.layer_seconds <= 1e6):
+            raise ValueError(f"a layer takes {self.layer_seconds} s")
+        if not (self.bytes_per_s == 0 or 1 <= self.bytes_per_s <= 1e15):
+            raise ValueError(f"the rate is {self.bytes_per_s} bytes/s")
 
 
 @message(17)
@@ -281,11 +287,15 @@ class GrantLeases:
 @message(51)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayWork:
-    """Some stage lost these: the owner sends them again, around the lost peers."""
+    """Some stage lost these: the owner sends them again, around the lost peers.
+
+    Attributes:
+        work: the attempts to be replaced; where a later one was made already, there is nothing to do.
+    """
 
     term: int
     step: int
-    leases: tuple[Lease, ...]
+    work: tuple[Work, ...]
     lost: tuple[str, ...]
 
 
@@ -352,6 +362,21 @@ class RoundFailed:
     step: int
     stage: int
     round: int
+    problem: str
+
+
+@message(64)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CannotContinue:
+    """A member cannot do its part of the step.
+
+    Attributes:
+        diverged: because values are not finite, which no replacement would mend.
+    """
+
+    step: int
+    stage: int
+    diverged: bool
     problem: str
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from peers.replica import Replica, Verdict
 from peers.window import Window
-from scheduler.instructions import Applied, CheckPeers, Finish, Halt, NewPlan, Record, Send
+from scheduler.instructions import Applied, CheckPeers, Finish, Halt, Lost, NewPlan, Record, Send
 from scheduler.step import Phase, StepLeader
 from swarm.plan import Plan, StagePlan
 from swarm.wire.messages import (
@@ -50,7 +50,7 @@ class Member:
     window: Window | None = None
     waiting: list[object] = field(default_factory=list)
     contributions: dict[Lease, int] = field(default_factory=dict)  # lease -> cursor: what the accumulator holds
-    back_counted: set[Lease] = field(default_factory=set)
+    back_contributions: dict[Lease, int] = field(default_factory=dict)  # of an owner: what its back's sums hold
     round_members: tuple[str, ...] = ()
     average: frozenset[tuple[Lease, int]] | None = None
     weights: list[frozenset[tuple[Lease, int]]] = field(default_factory=list)
@@ -196,6 +196,8 @@ class World:
                         self.send(LEADER, name, instruction.plan)
             elif isinstance(instruction, Record):
                 self.check_record(instruction)
+            elif isinstance(instruction, Lost):
+                raise AssertionError(instruction)
             elif isinstance(instruction, CheckPeers):
                 for name in [name for name in instruction.peers if name in self.undetected]:
                     self.undetected.remove(name)
@@ -300,6 +302,8 @@ class World:
             member.round_members = order.members
             key = (order.step, order.stage, order.round)
             self.rounds.setdefault(key, {})[member.name] = dict(member.contributions)
+            if member.window is not None:
+                assert member.back_contributions == member.contributions, "front and back counted different things"
             assert order.tokens[order.members.index(member.name)] == TOKENS * len(member.contributions)
         self.send(
             member.name,
@@ -336,7 +340,7 @@ class World:
         member.weights.append(member.average)
         member.average = None
         member.contributions.clear()
-        member.back_counted.clear()
+        member.back_contributions.clear()
         if member.window is not None:
             member.window.committed(order.step)
         self.send(
@@ -354,7 +358,7 @@ class World:
             verdict = member.replica.forward(member.window.plan.number, admission.work)
             if verdict is not Verdict.COMPUTE:
                 self.fired[f"owner's own {verdict}"] += 1
-                member.window.hop_failed(admission.work, "")
+                member.window.put_back(admission.work)
                 return
             self.forward(member, admission.work, 0, member.name, admission.route)
 
@@ -407,16 +411,21 @@ class World:
         window = member.window
         assert window is not None
         cursor = window.cursor_of(frame.work)
-        if cursor is None:
+        if cursor is None or not window.is_wanted(frame.plan, frame.work, frame.route):
             return
         if isinstance(frame, Activation):
-            member.back_counted.add(frame.work.lease)
+            verdict = member.replica.turn(frame.plan, frame.work)
+            if verdict not in (Verdict.COUNT, Verdict.ANSWER):
+                return
+            if verdict is Verdict.COUNT:
+                assert frame.work.lease not in member.back_contributions
+                member.back_contributions[frame.work.lease] = cursor
             self.backward(member, frame.work, len(frame.route) - 1, member.name, frame.route)
             return
         verdict = member.replica.backward(frame.plan, frame.work)
         if verdict not in (Verdict.COUNT, Verdict.ANSWER):
             return
-        assert frame.work.lease in member.back_counted
+        assert frame.work.lease in member.back_contributions
         if verdict is Verdict.COUNT:
             member.contributions[frame.work.lease] = cursor
         route = window.complete(frame.work)
