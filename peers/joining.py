@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from peers.peer import Joined, Peer, Say
@@ -14,7 +13,8 @@ from swarm.admission import Certificate, Invite, Membership, read_invite, unseal
 from swarm.config import NodeConfig, RunConfig
 from swarm.data.shards import Shard
 from swarm.data.tokenizer import load_tokenizer
-from swarm.errors import ConfigError, InviteInvalid, NetworkError, RunMismatch, StateDirectoryBusy
+from swarm.errors import InviteInvalid, NetworkError, RunMismatch
+from swarm.exclusive import exclusive
 from swarm.identity import Identity
 from swarm.model.blueprint import layout
 from swarm.net.allreduce import StrictRounds
@@ -41,7 +41,7 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
         SwarmError: with the number of what is wrong.
     """
     invite = read_invite(invite_text, time.time())
-    with _locked(node.state_dir):
+    with exclusive(node.state_dir, "stop it, or give this one another --state-dir"):
         identity_path = node.state_dir / "identity.key"
         identity = Identity.load_or_create(identity_path)
         say("starting the network daemon")
@@ -70,24 +70,6 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
         finally:
             await endpoint.close()
             compute.close()
-
-
-@contextlib.contextmanager
-def _locked(state_dir: Path) -> Iterator[None]:
-    """One process a state directory: two with one identity would cut each other off."""
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        lock = (state_dir / "lock").open("w")
-    except OSError as error:
-        raise ConfigError(f"cannot write to {state_dir} ({error.strerror})", "give another --state-dir") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StateDirectoryBusy(
-                f"another process uses {state_dir}", "stop it, or give this one another --state-dir"
-            ) from None
-        yield
 
 
 async def _admitted(invite: Invite, text: str, identity: Identity, endpoint: Endpoint) -> Joined:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from peers.assignment import Assignment
+from peers.host import MAX_WAITING
 from peers.probe import measure_bytes_per_s, measure_layer_s, usable_memory_bytes
 from swarm.admission import Invite, unseal
 from swarm.config import NodeConfig, RunConfig
@@ -118,8 +119,8 @@ class Peer:
     def _serve(self) -> None:
         self.endpoint.on_request(Orders, self._on_orders, role="scheduler")
         self.endpoint.on_request(HopFailed, self._on_hop_failed, role="host")
-        self.endpoint.on_request(ListState, self._on_list_state)
-        self.endpoint.on_request(FetchState, self._on_fetch_state)
+        self.endpoint.on_request(ListState, self._on_list_state, role="scheduler")
+        self.endpoint.on_request(FetchState, self._on_fetch_state, role="scheduler")
         for kind in (Activation, BoundaryGradient):
             self.endpoint.on_frame(kind, self._on_tensor)
 
@@ -167,12 +168,13 @@ class Peer:
     async def _tell_people(self) -> None:
         while True:
             await asyncio.sleep(_HEARTBEAT_S)
-            if self.assignment is None or self.outbox is None:
+            if self.outbox is None:
                 continue
-            waiting_for = self.assignment.waiting_for
-            lost_leader = " · the scheduler cannot be reached" if self.outbox.failures else ""
-            self.say(self.assignment.status + lost_leader)
-            tokens = self.assignment.computed_tokens
+            waiting_for, tokens, status = "a plan", 0, "no stage yet · waits for a plan that needs this peer"
+            if self.assignment is not None:
+                waiting_for, tokens = self.assignment.waiting_for, self.assignment.computed_tokens
+                status = self.assignment.status
+            self.say(status + (" · the scheduler cannot be reached" if self.outbox.failures else ""))
             self.outbox.post(Heartbeat(waiting_for=waiting_for, computed_tokens=tokens))
 
     # --- the leader's orders ---------------------------------------------------------------------------------------
@@ -231,10 +233,12 @@ class Peer:
     # --- other peers -----------------------------------------------------------------------------------------------
 
     def _on_tensor(self, delivery: Delivery) -> None:
-        if self.assignment is None:
-            self._early.append(delivery)  # our neighbours have their plan already; credits bound what they send
-        else:
+        if self.assignment is not None:
             self.assignment.take(delivery)
+        elif len(self._early) < MAX_WAITING:
+            self._early.append(delivery)  # our neighbours have their plan already
+        else:
+            delivery.release()
 
     async def _on_hop_failed(self, delivery: Delivery) -> Reply:
         assert isinstance(delivery.message, HopFailed)

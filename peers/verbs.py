@@ -20,7 +20,7 @@ def join(
     ] = None,
     state_dir: Annotated[Path, typer.Option(help="Identity, tokenised shard and cursor.")] = Path("~/.swarm"),
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="TCP port to listen on; 0 lets the system choose.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port to listen on; 0 lets the system choose.")] = 0,
     memory_mib: Annotated[int, typer.Option(help="Use at most this much memory; 0 for what is free.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads of matrix products.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -35,13 +35,21 @@ def join(
         threads=threads,
         device=device,
     )
-    path = Path(invite) if len(invite) < 256 else None
-    text = path.read_text(encoding="utf-8") if path is not None and path.is_file() else invite
+    text = _read_invite_file(Path(invite)) if len(invite) < 256 and Path(invite).is_file() else invite
     teller = Teller(json)
     try:
         _run(text, node, data, teller)
     finally:
         teller.close()
+
+
+def _read_invite_file(path: Path) -> str:
+    from swarm.errors import InviteInvalid
+
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InviteInvalid(f"cannot read an invite from {path} ({error})", "paste the invite itself") from None
 
 
 def _run(invite: str, node: NodeConfig, data: Path | None, teller: Teller) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scheduler.instructions import Record
-from swarm.errors import CheckpointCorrupt
+from swarm.errors import CheckpointCorrupt, CheckpointError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (fingerprint TEXT NOT NULL, config TEXT NOT NULL);
@@ -71,6 +71,7 @@ class AuditLog:
     """
 
     def __init__(self, path: Path, fingerprint: str, config_json: str) -> None:
+        self._path = path
         self._weights: list[tuple[int, int, str, str]] = []
         try:
             self._connection = sqlite3.connect(path, check_same_thread=False)
@@ -97,7 +98,13 @@ class AuditLog:
                 )
 
     def append_step(self, record: Record, term: int, now_s: float) -> None:
-        """Make a step durable; returns when it is on the disk."""
+        """Make a step durable; returns when it is on the disk. Raises CheckpointError where the disk refuses."""
+        try:
+            self._append_step(record, term, now_s)
+        except sqlite3.Error as error:
+            raise CheckpointError(f"cannot write {self._path} ({error})", "free space on its disk") from None
+
+    def _append_step(self, record: Record, term: int, now_s: float) -> None:
         with self._connection as transaction:
             transaction.execute(
                 "INSERT INTO steps VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

@@ -18,9 +18,12 @@ class Roster:
     min_hosts: int
     min_owners: int
     _members: dict[str, Capabilities] = field(default_factory=dict)
+    _lost: set[str] = field(default_factory=set)
 
     def register(self, peer: str, admitted: tuple[str, ...], capabilities: Capabilities) -> bool:
-        """Take in what a member measured; False where it claims a role that it was not admitted for."""
+        """Take in what a member measured; False where it claims what it was not admitted for, or was lost."""
+        if peer in self._lost:
+            return False
         if not capabilities.roles or not set(capabilities.roles) <= set(admitted):
             return False
         if "host" in capabilities.roles and (capabilities.layer_seconds <= 0 or capabilities.bytes_per_s <= 0):
@@ -29,7 +32,8 @@ class Roster:
         return True
 
     def lose(self, peer: str) -> None:
-        """A member is gone."""
+        """A member is gone; its record in the directory outlives it."""
+        self._lost.add(peer)
         self._members.pop(peer, None)
 
     def is_here(self, peer: str) -> bool:

@@ -30,8 +30,8 @@ def create(run_dir: Path, name: str, config: Path | None, tokenizer: Path | None
         TargetExists: the folder is in use.
         ConfigError: the given run.toml or tokenizer is wrong.
     """
-    if run_dir.exists() and any(run_dir.iterdir()):
-        raise TargetExists(f"{run_dir} is not empty", "choose a new folder")
+    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise TargetExists(f"{run_dir} is not an empty folder", "choose a new one")
     values: dict[str, Any] = {"model": DEFAULT_MODEL} if config is None else read_toml(config)
     admin = Identity.generate()
     values = {"name": name, "admin_public_key": admin.public_key} | {
@@ -44,11 +44,14 @@ def create(run_dir: Path, name: str, config: Path | None, tokenizer: Path | None
     text = to_toml(dataclasses.asdict(run), _COMMENTS)
     assert RunConfig.from_json(run.to_json()) == build(RunConfig, tomllib.loads(text), "run.toml")
     folder = RunDir(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    admin.save(folder.admin_key)
-    if tokenizer is not None:
-        shutil.copyfile(tokenizer, folder.tokenizer)
-    folder.config.write_text(text, encoding="utf-8")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        admin.save(folder.admin_key)
+        if tokenizer is not None:
+            shutil.copyfile(tokenizer, folder.tokenizer)
+        folder.config.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write to {run_dir} ({error.strerror})", "choose another folder") from None
     return run
 
 

@@ -18,6 +18,7 @@ from scheduler.status import Event, Status
 from swarm.admission import Membership
 from swarm.config import RunConfig
 from swarm.errors import RunError, SwarmError
+from swarm.exclusive import exclusive
 from swarm.identity import Identity
 from swarm.model.blueprint import Layout, layout
 from swarm.net.directory import LIFETIME_S, Directory, expiry
@@ -67,6 +68,7 @@ class Node:
         problem = "the scheduler was stopped"
         try:
             await self.reception.until_complete()
+            background.append(asyncio.create_task(self.reception.keep_looking()))
             placement = await asyncio.to_thread(self.planner, self._problem())
             await self.conductor.assign(self._first_plan(placement))
             await self.conductor.lead()
@@ -157,41 +159,42 @@ async def opened(
     run_dir.tokenizer_of(config)
     model_layout = await asyncio.to_thread(layout, config)
     identity = Identity.load_or_create(run_dir.scheduler_key)
-    log = AuditLog(run_dir.audit, config.fingerprint, config.to_json())
-    try:
-        if log.num_steps:
-            raise RunError(
-                f"{run_dir.root} has {log.num_steps} committed steps already", "make a new run with `swarm init`"
-            )
-        p2p = await start_daemon(run_dir.scheduler_key, host, port, ())
-        membership = Membership(config.fingerprint, config.admin_public_key)
-        certificate = make_certificate(config, admin, identity.peer_id, ("scheduler",))
-        shape = (config.batch.microbatch_sequences, config.data.context_tokens, model_layout.hidden_size)
-        rules = PayloadRules(shape, config.numerics.boundary_codec)
-        endpoint = Endpoint(Libp2pTransport(p2p), membership, config.fingerprint, certificate, rules)
+    with exclusive(run_dir.root, "stop it; a run has one scheduler"):
+        log = AuditLog(run_dir.audit, config.fingerprint, config.to_json())
         try:
-            directory = await Directory.create(p2p, identity, membership, config.fingerprint, certificate, ())
-            status = Status(run_dir.status, config)
-            roster = Roster(min_hosts, min_owners)
-            addresses = tuple(str(address) for address in await p2p.get_visible_maddrs())
-            reception = Reception(run_dir, config, admin, log, roster, status, directory, membership, tell)
-            conductor = Conductor(run_dir, config, identity, endpoint, log, roster, status, tell, term=1)
-            await endpoint.start()
-            yield Node(
-                config,
-                admin,
-                model_layout,
-                endpoint,
-                directory,
-                roster,
-                status,
-                reception,
-                conductor,
-                addresses,
-                num_stages,
-            )
-            await directory.close()
+            if log.num_steps:
+                raise RunError(
+                    f"{run_dir.root} has {log.num_steps} committed steps already", "make a new run with `swarm init`"
+                )
+            p2p = await start_daemon(run_dir.scheduler_key, host, port, ())
+            membership = Membership(config.fingerprint, config.admin_public_key)
+            certificate = make_certificate(config, admin, identity.peer_id, ("scheduler",))
+            shape = (config.batch.microbatch_sequences, config.data.context_tokens, model_layout.hidden_size)
+            rules = PayloadRules(shape, config.numerics.boundary_codec)
+            endpoint = Endpoint(Libp2pTransport(p2p), membership, config.fingerprint, certificate, rules)
+            try:
+                directory = await Directory.create(p2p, identity, membership, config.fingerprint, certificate, ())
+                status = Status(run_dir.status, config)
+                roster = Roster(min_hosts, min_owners)
+                addresses = tuple(str(address) for address in await p2p.get_visible_maddrs())
+                reception = Reception(run_dir, config, admin, log, roster, status, directory, membership, tell)
+                conductor = Conductor(run_dir, config, identity, endpoint, log, roster, status, tell, term=1)
+                await endpoint.start()
+                yield Node(
+                    config,
+                    admin,
+                    model_layout,
+                    endpoint,
+                    directory,
+                    roster,
+                    status,
+                    reception,
+                    conductor,
+                    addresses,
+                    num_stages,
+                )
+                await directory.close()
+            finally:
+                await endpoint.close()
         finally:
-            await endpoint.close()
-    finally:
-        log.close()
+            log.close()

@@ -21,6 +21,7 @@ from swarm.wire.messages import Ack, Admit, Admitted, PeerRecord, SpeedProbe
 
 _LOOK_S = 0.5
 """How often the directory is read for newcomers."""
+_LATE_LOOK_S = 5.0
 
 
 @dataclass(slots=True)
@@ -46,8 +47,7 @@ class Reception:
         """Wait until the directory shows enough measured members for a plan."""
         waiting_for = ""
         while True:
-            for peer, record in (await self.directory.read(PeerRecord)).items():
-                self._register(peer, record)
+            await self._look()
             if self.roster.is_complete:
                 return
             if self.roster.waiting_for != waiting_for:
@@ -55,6 +55,16 @@ class Reception:
                 self.tell({"event": "waiting", "for": waiting_for})
                 self.status.phase = f"waiting for {waiting_for}"
             await asyncio.sleep(_LOOK_S)
+
+    async def keep_looking(self) -> None:
+        """Find those who come after the first plan, too: they stand by, and hear when the run is over."""
+        while True:
+            await asyncio.sleep(_LATE_LOOK_S)
+            await self._look()
+
+    async def _look(self) -> None:
+        for peer, record in (await self.directory.read(PeerRecord)).items():
+            self._register(peer, record)
 
     def _register(self, peer: str, record: PeerRecord) -> None:
         admitted = self.membership.check(record.certificate, peer, time.time()).roles

@@ -58,7 +58,7 @@ def scheduler(
     owners: Annotated[int, typer.Option(min=1, help="Begin when so many data owners are here.")] = 1,
     stages: Annotated[int, typer.Option(min=0, help="Cut the trunk into so many stages; 0: the planner decides.")] = 0,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="TCP port to listen on; 0 lets the system choose.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port to listen on; 0 lets the system choose.")] = 0,
     invites: Annotated[Path | None, typer.Option(help="Write invites here, instead of into the run's folder.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
@@ -72,6 +72,7 @@ def scheduler(
 
     from scheduler.node import Node, opened
     from scheduler.text import in_words
+    from swarm.durable import replacing
     from swarm.signals import until_stopped
 
     teller = Teller(json)
@@ -83,14 +84,17 @@ def scheduler(
             teller.say(in_words(event))
 
     def write_invites(node: Node) -> None:
-        folder.address.write_text("\n".join(node.addresses), encoding="utf-8")
+        with replacing(folder.address) as file:
+            file.write("\n".join(node.addresses).encode())
         target = invites or folder.invites
         target.mkdir(parents=True, exist_ok=True)
         paths = {}
         for role in ("host", "owner"):
             text = make_invite(node.config, node.admin, node.addresses, (role,), _INVITE_USES, _INVITE_DAYS * _DAY_S)
             paths[role] = target / f"{role}.txt"
-            paths[role].write_text(text, encoding="utf-8")
+            with replacing(paths[role]) as file:
+                file.write(text.encode())
+            paths[role].chmod(0o600)  # whoever can read an invite can join
         tell(
             {"event": "listening", "addresses": list(node.addresses), "invites": {k: str(v) for k, v in paths.items()}}
         )

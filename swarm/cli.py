@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -44,6 +45,8 @@ def swarm() -> None:
 
 def main() -> None:
     """Run the console command."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # so that whatever was started is stopped
     try:
         app()
     except SwarmError as error:

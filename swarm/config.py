@@ -24,6 +24,8 @@ from swarm.errors import ConfigError, UnknownKey
 T = TypeVar("T")
 
 BYTE_TOKENIZER = "bytes"
+MAX_GLOBAL_BATCH = 16_384
+"""Microbatches a step: what one order of the leader can name."""
 
 
 def _require(condition: bool, problem: str, remedy: str) -> None:
@@ -97,6 +99,11 @@ class BatchConfig:
             "batch",
             microbatch_sequences=self.microbatch_sequences,
             global_batch_microbatches=self.global_batch_microbatches,
+        )
+        _require(
+            self.global_batch_microbatches <= MAX_GLOBAL_BATCH,
+            f"batch.global_batch_microbatches is {self.global_batch_microbatches}",
+            f"set it to {MAX_GLOBAL_BATCH:,} or less, and make microbatches larger",
         )
 
 

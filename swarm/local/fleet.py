@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from swarm.toml_text import to_toml
 START_S = 180.0
 """Loading the libraries in every process of a fleet at once takes a busy two-core machine a minute."""
 _STOP_S = 20.0
+_PR_SET_PDEATHSIG = 1
 
 Event = dict[str, Any]
 
@@ -58,6 +60,7 @@ class Program:
                 stderr=errors,
                 env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"} | dict(environment or {}),
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
         self._log = folder / f"{name}.jsonl"
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -122,7 +125,12 @@ class Program:
 
     def expect_success(self, timeout_s: float = START_S) -> None:
         """Wait for the process to end well; raises RunError with its last words."""
-        if self.process.wait(timeout_s):
+        try:
+            status = self.process.wait(timeout_s)
+        except BaseException:
+            self.stop()
+            raise
+        if status:
             raise RunError(f"swarm {self.name} failed: {self.last_words}", f"see {self._errors}")
         self._reader.join(_STOP_S)
 
@@ -152,6 +160,22 @@ class Program:
                 self.kill()
         self._reader.join(_STOP_S)
         return self.process.returncode
+
+
+def _end_with_parent() -> None:
+    """Linux tells this process to end when the one that started it is gone, also after SIGKILL."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Further Ctrl+C must not leave half of a fleet behind."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass(slots=True)
@@ -198,6 +222,10 @@ class Fleet:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        with _uninterrupted():
+            self._stop(*exception)
+
+    def _stop(self, *exception: object) -> None:
         if (
             exception
             and exception[0] is None

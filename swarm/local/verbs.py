@@ -22,11 +22,13 @@ def demo(
     json: Annotated[Path | None, typer.Option(help="Write the final figures to this file.")] = None,
 ) -> None:
     """Train a small model on this machine with a real swarm: a scheduler, two data owners, four hosts."""
-    from swarm.errors import TargetExists
+    from swarm.errors import ConfigError, TargetExists
     from swarm.local.demo import run_demo, write_figures
 
-    if folder is not None and folder.exists() and any(folder.iterdir()):
-        raise TargetExists(f"{folder} is not empty", "give --folder a new one")
+    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise TargetExists(f"{folder} is not an empty folder", "give --folder a new one")
+    if json is not None and not json.parent.is_dir():
+        raise ConfigError(f"there is no folder {json.parent} for the figures", "make it, or give another --json")
     folder = folder or Path(tempfile.mkdtemp(prefix="swarm-demo-"))
     typer.echo(f"everything the demo writes lies in {folder}")
     typer.echo("starting a scheduler, two data owners and four hosts: seven processes that load PyTorch each")

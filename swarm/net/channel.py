@@ -213,6 +213,7 @@ class ServerChannel:
     roles: tuple[str, ...]
     dispatch: Dispatch
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _held_bytes: int = 0
     _owed_bytes: int = 0
 
     async def serve(self) -> None:
@@ -230,11 +231,15 @@ class ServerChannel:
         if frame.sort not in (Sort.ONE_WAY, Sort.REQUEST):
             raise ProtocolError("a reply came on a stream that asked nothing", "drop that peer")
         released = not payload
+        if self._held_bytes > CREDIT_BYTES:
+            raise ProtocolError("a peer sends more than its credit", "drop that peer")
+        self._held_bytes += len(payload)
 
         def release() -> None:
             nonlocal released
             if not released:
                 released = True
+                self._held_bytes -= len(payload)
                 self._give_credit(len(payload))
 
         delivery = Delivery(frame.message, payload, self.stream.remote_id, self.roles, release)

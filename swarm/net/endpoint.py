@@ -147,7 +147,8 @@ class Endpoint:
             async with asyncio.timeout(FIRST_S):
                 roles = await self._admit_stream(stream)
             check = self._check_payload if roles else _no_payload  # strangers have nothing to carry
-            await ServerChannel(stream, check, roles, self._dispatch).serve()
+            async with asyncio.timeout(None if roles else FIRST_S):
+                await ServerChannel(stream, check, roles, self._dispatch).serve()
         except PeerUnavailable:
             pass
         except (SwarmError, TimeoutError):

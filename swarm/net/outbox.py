@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from swarm.errors import DeadlineExceeded, NetworkError, SwarmError
-from swarm.net.channel import RefusedByPeer
+from swarm.errors import PeerUnavailable, SwarmError
 from swarm.net.endpoint import Endpoint
 from swarm.wire import codec
+from swarm.wire.frames import MAX_HEADER_BYTES
 from swarm.wire.messages import Orders, Reports
 
 PING_S = 1.0
@@ -28,7 +28,8 @@ class Outbox:
         endpoint: sends.
         peer: receives.
         kind: `Orders` or `Reports`.
-        max_failures: attempts in a row that fail before the peer is given up; 0 to try for ever.
+        max_failures: attempts in a row that do not reach the peer before it is given up, or one that it does not answer
+            in time, or not as a member should; 0 to try for ever.
         on_lost: called once, with the reason, when the peer is given up.
     """
 
@@ -87,15 +88,26 @@ class Outbox:
                 self._idle.set()
                 await self._rest()
             self._wake.clear()
-            batch = self._queue[:_BATCH]
+            batch = self._next_batch()
             try:
                 await self._endpoint.request(self.peer, self._kind(items=tuple(batch)))
-            except (NetworkError, RefusedByPeer) as error:
+            except SwarmError as error:
                 if await self._failed(error):
                     return
                 continue
             del self._queue[: len(batch)]
             self.failures = 0
+
+    def _next_batch(self) -> list[bytes]:
+        """The first messages, as many as fit a frame with room to spare; one at least."""
+        batch = self._queue[:1]
+        num_bytes = len(batch[0]) if batch else 0
+        for item in self._queue[1:_BATCH]:
+            num_bytes += len(item)
+            if num_bytes > MAX_HEADER_BYTES // 2:
+                break
+            batch.append(item)
+        return batch
 
     async def _rest(self) -> None:
         """Until there is something to send, the stream breaks, or it is time to ask."""
@@ -109,7 +121,7 @@ class Outbox:
         """Whether the peer is given up now."""
         self.failures += 1
         given_up = self._max_failures and (
-            self.failures >= self._max_failures or isinstance(error, DeadlineExceeded | RefusedByPeer)
+            self.failures >= self._max_failures or not isinstance(error, PeerUnavailable)
         )
         if given_up:
             self.lost = True

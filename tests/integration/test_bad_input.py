@@ -483,3 +483,23 @@ def test_a_run_that_is_there_already(waiting: Waiting) -> None:
     with pytest.raises(TargetExists):
         create(waiting.folder.root, "again", None, None)
     assert waiting.folder.config.read_bytes() == before
+
+
+def test_a_run_has_one_scheduler(waiting: Waiting) -> None:
+    run_command("scheduler", str(waiting.folder.root)).failed_with("S306")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("init", "{file}"), "S603"),
+        (("init", "/proc/nowhere/run"), "S100"),
+        (("join", "{file}"), "S301"),
+        (("demo", "--folder", "{file}"), "S603"),
+        (("demo", "--json", "/nowhere/figures.json"), "S100"),
+    ],
+)
+def test_paths_that_cannot_be_what_they_are_given_as(arguments: tuple[str, ...], code: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"\xff\xfe not text")
+    run_command(*(argument.format(file=file) for argument in arguments)).failed_with(code)

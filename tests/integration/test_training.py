@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.corpora import write_random_shards
 from benchmarks.training_run import FinishedRun, busiest_host, largest_relative, train
+from swarm.errors import RunError
 from swarm.local.fleet import Event, Fleet, Program
 from swarm.model.presets import byte_llama
 from swarm.training.checkpoint import CheckpointReader
@@ -98,3 +101,32 @@ def test_the_demo_writes_its_figures(tmp_path: Path) -> None:
     assert found["last_loss"] < found["first_loss"]
     assert found["tokens_per_s"] > 0
     assert AutoModelForCausalLM.from_pretrained(found["export_dir"]).config.num_hidden_layers == 6
+
+
+@pytest.mark.timeout(240)
+def test_a_diverging_run_ends_and_says_why(tmp_path: Path) -> None:
+    values = run_values("fp32") | {
+        "optimizer": {"name": "sgd", "learning_rate": 1e30, "max_grad_norm": 0.0, "warmup_steps": 0}
+    }
+    shards = write_random_shards(tmp_path / "text", 1, 1, 4000)
+    with Fleet(tmp_path / "fleet", values, shards, num_hosts=2, num_stages=STAGES) as fleet:
+        with pytest.raises(RunError, match="lower the learning rate"):
+            fleet.wait_finished(150.0)
+        assert fleet.scheduler.process.wait(60.0) == RunError("", "").exit_code
+        assert "lower the learning rate" in fleet.scheduler.last_words
+
+
+@pytest.mark.timeout(120)
+def test_a_demo_that_is_told_to_end_leaves_nothing_running(tmp_path: Path) -> None:
+    demo = Program("demo", ["demo", "--folder", str(tmp_path / "demo"), "--steps", "3"], tmp_path / "logs")
+    process = psutil.Process(demo.process.pid)
+    listening = tmp_path / "demo" / "logs" / "owner-0.jsonl"
+    while not listening.exists():  # until the fleet's peers are being started
+        with pytest.raises(subprocess.TimeoutExpired):
+            demo.process.wait(0.2)
+    family = process.children(recursive=True)
+    assert len(family) >= 2
+    demo.process.terminate()
+    assert demo.process.wait(60.0) == 130
+    _, alive = psutil.wait_procs(family, timeout=30.0)
+    assert not alive
