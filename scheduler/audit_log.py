@@ -101,7 +101,7 @@ class AuditLog:
         """Make a step durable; returns when it is on the disk. Raises CheckpointError where the disk refuses."""
         try:
             self._append_step(record, term, now_s)
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:
             raise CheckpointError(f"cannot write {self._path} ({error})", "free space on its disk") from None
 
     def _append_step(self, record: Record, term: int, now_s: float) -> None:

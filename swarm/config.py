@@ -33,9 +33,13 @@ def _require(condition: bool, problem: str, remedy: str) -> None:
         raise ConfigError(problem, remedy)
 
 
+_LARGEST = 2**62
+"""Of every number here: what 64 bits hold."""
+
+
 def _positive(section: str, **values: float) -> None:
     for name, value in values.items():
-        _require(value > 0 and math.isfinite(value), f"{section}.{name} is {value}", "set it above zero")
+        _require(0 < value < _LARGEST, f"{section}.{name} is {value}", "set it above zero")
 
 
 def _one_of(section: str, name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 import swarm.admission
 import swarm.plan
 from swarm.wire import codec
-from swarm.wire.messages import MAX_ROUTE, BoundaryTensor
+from swarm.wire.messages import MAX_ROUTE, BoundaryTensor, Capabilities
 
 KINDS = codec.registered()
 
-_NATURALS = st.integers(0, 2**63 - 1)
+_NATURALS = st.integers(0, 2**62 - 1)
 _NAMES = st.text(max_size=12)
 _LEAVES: dict[Any, st.SearchStrategy[Any]] = {
     int: _NATURALS,
@@ -50,6 +50,10 @@ def message_of(cls: type) -> st.SearchStrategy[Any]:
                 },
             )
         )
+    if cls is Capabilities:
+        layer_s = st.just(0.0) | st.floats(1e-9, 1e6)
+        rate = st.just(0.0) | st.floats(1, 1e15)
+        return st.builds(cls, **fields | {"layer_seconds": layer_s, "bytes_per_s": rate})
     if cls is swarm.admission.Invite:
         roles = st.lists(st.sampled_from(swarm.admission.ROLES), min_size=1, max_size=3)
         return st.builds(cls, **fields | {"roles": roles.map(tuple)})

@@ -6,10 +6,11 @@ import math
 
 import pytest
 
-from scheduler.instructions import Applied, CheckPeers, Finish, Halt, Instruction, NewPlan, Record, Send
+from scheduler.instructions import Applied, CheckPeers, Finish, Halt, Instruction, Lost, NewPlan, Record, Send
 from scheduler.step import MAX_FAILED_ROUNDS, Phase, StepLeader
 from swarm.plan import Plan
 from swarm.wire.messages import (
+    CannotContinue,
     CloseStep,
     CommitStep,
     GoRound,
@@ -45,9 +46,11 @@ def leader(steps: int = 3, found: Plan = PLAN, batch: int = 4, checkpoint_every:
     return made
 
 
-def done(number: int, route: tuple[str, ...], *, step: int = 0, lease: int = 0, **changes: object) -> MicrobatchDone:
+def done(
+    number: int, route: tuple[str, ...], *, step: int = 0, lease: int = 0, attempt: int = 0, **changes: object
+) -> MicrobatchDone:
     fields = {"tokens": TOKENS, "loss_sum": 2.0, "cursor": number} | changes
-    return MicrobatchDone(work=Work(step, Lease(number, lease), 0), route=route, **fields)  # type: ignore[arg-type]
+    return MicrobatchDone(work=Work(step, Lease(number, lease), attempt), route=route, **fields)  # type: ignore[arg-type]
 
 
 def sent(instructions: list[Instruction], kind: type) -> list[tuple[str, object]]:
@@ -191,11 +194,12 @@ def test_something_missing_reopens_and_replays() -> None:
     instructions = lead.closed("b", StepClosed(step=0, stage=0, round=1, missing=missing))
     assert lead.phase is Phase.OPEN
     assert {peer for peer, _ in sent(instructions, ReopenStep)} == {"a", "b", "c", "o", "p"}
-    replays = {peer: order.leases for peer, order in sent(instructions, ReplayWork) if isinstance(order, ReplayWork)}
-    assert replays == {"o": (Lease(1, 0),), "p": (Lease(3, 0),)}
+    replays = {peer: order.work for peer, order in sent(instructions, ReplayWork) if isinstance(order, ReplayWork)}
+    assert replays == {"o": (Work(0, Lease(1, 0), 0),), "p": (Work(0, Lease(3, 0), 0),)}
     assert not sent(instructions, PeersLost)
-    lead.done("o", done(1, ("a", "c")))
-    again = sent(lead.done("p", done(3, ("a", "c"))), CloseStep)
+    assert lead.done("o", done(1, ("a", "c"))) == []  # the report that was taken back, once more
+    lead.done("o", done(1, ("a", "c"), attempt=1))
+    again = sent(lead.done("p", done(3, ("a", "c"), attempt=1)), CloseStep)
     assert {order.round for _, order in again if isinstance(order, CloseStep)} == {2}
     assert next(order.counted for peer, order in again if peer == "b" and isinstance(order, CloseStep)) == ()
 
@@ -205,8 +209,26 @@ def test_a_replica_that_misses_what_it_was_never_given_is_lost() -> None:
     lead.start()
     fill(lead)
     instructions = lead.closed("b", StepClosed(step=0, stage=0, round=1, missing=(Lease(77, 0),)))
-    assert lead.lost == {"b"}
-    assert sent(instructions, PeersLost)
+    assert [instruction for instruction in instructions if isinstance(instruction, Lost)] == instructions
+    assert [instruction.peer for instruction in instructions if isinstance(instruction, Lost)] == ["b"]
+    assert sent(lead.peer_lost("b"), PeersLost)
+
+
+def test_a_member_whose_values_are_not_finite_halts_the_run() -> None:
+    lead = leader()
+    lead.start()
+    report = CannotContinue(step=0, stage=0, diverged=True, problem="a gradient is not finite")
+    assert lead.cannot_continue("stranger", report) == []
+    (halt,) = lead.cannot_continue("b", report)
+    assert isinstance(halt, Halt)
+    assert "lower the learning rate" in halt.problem
+
+
+def test_a_member_that_cannot_follow_is_lost() -> None:
+    lead = leader()
+    lead.start()
+    report = CannotContinue(step=0, stage=0, diverged=False, problem="it has no average to apply")
+    assert lead.cannot_continue("b", report) == [Lost("b", report.problem)]
 
 
 @pytest.mark.parametrize(
@@ -417,13 +439,13 @@ def test_a_lost_hosts_share_is_replayed_and_the_next_plan_is_without_it() -> Non
     instructions = lead.peer_lost("b")
     assert [peer for peer, _ in sent(instructions, PeersLost)] == ["o", "p"]
     ((peer, replay),) = sent(instructions, ReplayWork)
-    assert (peer, replay) == ("o", ReplayWork(term=7, step=0, leases=(Lease(1, 0),), lost=("b",)))
+    assert (peer, replay) == ("o", ReplayWork(term=7, step=0, work=(Work(0, Lease(1, 0), 0),), lost=("b",)))
     # A report of an attempt through the lost host may still be under way.
     assert sent(lead.done("p", done(2, ROUTES[1])), ReplayWork) == [
-        ("p", ReplayWork(term=7, step=0, leases=(Lease(2, 0),), lost=("b",)))
+        ("p", ReplayWork(term=7, step=0, work=(Work(0, Lease(2, 0), 0),), lost=("b",)))
     ]
-    for owner, number in (("o", 1), ("p", 2), ("p", 3)):
-        instructions = lead.done(owner, done(number, ROUTES[0]))
+    for owner, number, attempt in (("o", 1, 1), ("p", 2, 1), ("p", 3, 0)):
+        instructions = lead.done(owner, done(number, ROUTES[0], attempt=attempt))
     assert {peer for peer, _ in sent(instructions, CloseStep)} == {"a", "c", "o", "p"}
     close_all(lead)
     instructions = reduce_all(lead)
@@ -447,12 +469,12 @@ def test_a_loss_reopens_a_step_that_was_closing(phase: Phase) -> None:
     assert lead.phase is phase
     instructions = lead.peer_lost("b")
     assert {peer for peer, _ in sent(instructions, ReopenStep)} == {"a", "c", "o", "p"}
-    replays = {peer: order.leases for peer, order in sent(instructions, ReplayWork) if isinstance(order, ReplayWork)}
-    assert replays == {"o": (Lease(1, 0),), "p": (Lease(3, 0),)}
+    replays = {peer: order.work for peer, order in sent(instructions, ReplayWork) if isinstance(order, ReplayWork)}
+    assert replays == {"o": (Work(0, Lease(1, 0), 0),), "p": (Work(0, Lease(3, 0), 0),)}
     assert lead.phase is Phase.OPEN
     assert lead.checked() == []
-    lead.done("o", done(1, ROUTES[0]))
-    lead.done("p", done(3, ROUTES[0]))
+    lead.done("o", done(1, ROUTES[0], attempt=1))
+    lead.done("p", done(3, ROUTES[0], attempt=1))
     close_all(lead)
     assert isinstance(reduce_all(lead)[0], Record)
 

@@ -67,7 +67,7 @@ class HandDriven:
         hidden = ends.front(work, ids)
         for host in hosts:
             hidden = host.forward(work, hidden)
-        loss, gradient = ends.back(work, hidden, labels)
+        loss, gradient = ends.back(hidden, labels, count=counts[-1])
         for host, count in reversed(list(zip(hosts, counts[:-1], strict=True))):
             gradient = host.backward(work, gradient, count=count)
         ends.front_backward(work, gradient, count=counts[-1])

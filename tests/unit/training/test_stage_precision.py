@@ -29,7 +29,7 @@ def gradients(precision: str, codec: str) -> tuple[float, list[torch.Tensor]]:
         return compression.decode(codec, bytes(compression.encode(codec, tensor)), tensor.shape)
 
     hidden = trunk.forward(WORK, sent(ends.front(WORK, ids[:, :-1])))
-    loss_sum, gradient = ends.back(WORK, sent(hidden), ids[:, 1:])
+    loss_sum, gradient = ends.back(sent(hidden), ids[:, 1:], count=True)
     ends.front_backward(WORK, sent(trunk.backward(WORK, sent(gradient), count=True)), count=True)
     return loss_sum / TOKENS, [*trunk.mean_gradient(TOKENS), *ends.mean_gradient(TOKENS)]
 
