@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from swarm.errors import ProtocolError, ReductionFailed
 from swarm.net.allreduce import RoundBroken, RoundPlan, StrictRounds
-from swarm.wire.digest import digest_of
 from swarm.net.reduction_parts import MalformedPartError, cut, decode_part, encode_part
+from swarm.wire.digest import digest_of
 
 SHAPES = [(300, 401), (7,), (), (50_000,)]
 SEVERAL_PARTS = [(900_000,)]
