@@ -23,7 +23,7 @@ from swarm.config import NodeConfig, RunConfig
 from swarm.data.tokenizer import ByteTokenizer
 from swarm.errors import PeerUnavailable, PortTaken, RunError, SwarmError, TargetExists, TokenizerMismatch
 from swarm.identity import Identity
-from swarm.local.fleet import Program
+from swarm.local.fleet import START_S, Program
 from swarm.net import endpoint as endpoints
 from swarm.net.endpoint import CONTROL, Endpoint
 from swarm.net.libp2p import Libp2pTransport, start_daemon
@@ -307,7 +307,11 @@ def test_a_port_that_is_taken_on_the_schedulers_machine(tmp_path: Path) -> None:
         taken.listen()
         with pytest.raises(PortTaken):
             uvloop.run(main(taken.getsockname()[1]))
-    assert {name.partition("-")[0] for name in left_in(tmp_path / "run") - before} <= {"scheduler.key", "audit.sqlite"}
+    assert {name.partition("-")[0] for name in left_in(tmp_path / "run") - before} <= {
+        "scheduler.key",
+        "audit.sqlite",
+        "lock",
+    }
 
 
 def test_a_model_too_large_for_all_peers_together(tmp_path: Path) -> None:
@@ -424,7 +428,7 @@ def test_a_waiting_peer_ends_when_it_is_told(waiting: Waiting, tmp_path: Path, n
     invite = waiting.invite("host")
     program = Program("join", ["join", invite, "--state-dir", str(state), "--json"], logs)
     try:
-        program.wait_until(lambda event: "announced" in event.get("text", ""), "announcement", 60)
+        program.wait_until(lambda event: "announced" in event.get("text", ""), "announcement", START_S)
         children = psutil.Process(program.process.pid).children(recursive=True)
         assert any("p2pd" in child.name() for child in children)
         if number is signal.SIGINT:
@@ -450,7 +454,7 @@ def test_a_peer_that_is_just_starting_leaves_no_daemon(
     state, logs = tmp_path / "state", tmp_path / "logs"
     program = Program("join", ["join", waiting.invite("host"), "--state-dir", str(state), "--json"], logs)
     try:
-        program.wait_until(lambda event: "daemon" in event.get("text", ""), "the daemon's start", 60)
+        program.wait_until(lambda event: "daemon" in event.get("text", ""), "the daemon's start", START_S)
         process = psutil.Process(program.process.pid)
         while not (children := process.children(recursive=True)):
             assert program.process.poll() is None

@@ -1,0 +1,1 @@
+"""What the planner's benchmark measures against: others' cost functions, instances and planners."""

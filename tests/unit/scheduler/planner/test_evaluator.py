@@ -1,0 +1,60 @@
+"""The evaluator against figures worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scheduler.planner.evaluator import evaluate, reduce_fractions
+from scheduler.planner.instance import Assignment, Hosts, Instance, Owners, Regions, Work
+from swarm.errors import ModelTooLarge, RunError
+
+
+def four_hosts(memory_bytes: float = 1e9) -> Instance:
+    """Alike: 0.1 s a layer, 10 B/s; two layers; 1-byte activations; 100 bytes of gradient a layer."""
+    full = np.ones(4)
+    hosts = Hosts(
+        ("a", "b", "c", "d"), memory_bytes * full, 0.1 * full, 0 * full, 10 * full, 10 * full, np.zeros(4, np.int64)
+    )
+    owners = Owners(("o",), np.array([0.01]), np.array([1e3]), np.array([1e3]), np.zeros(1, np.int64))
+    return Instance(hosts, owners, Regions.unlimited(), Work(2, 100.0, 10.0, 0.0, 1.0, 100.0, 100, 8))
+
+
+PLAN = Assignment(np.array([0, 0, 1, 1]), np.array([1, 1]))
+
+
+def test_a_step_is_streaming_filling_and_reducing() -> None:
+    found = evaluate(four_hosts(), PLAN)
+    # A host sends two bytes at 10 B/s for each microbatch: 0.2 s, slower than its 0.1 s of computing.
+    assert found.rate == pytest.approx(10)
+    assert found.limit == "stage"
+    # Two layers, the ends, and three hops each way, each as slow as a host's line.
+    assert found.fill_s == pytest.approx(0.2 + 0.01 + 6 * 0.1)
+    # Two members: everything once each way.
+    assert found.sync_s == pytest.approx(100 / 10)
+    assert found.step_s == pytest.approx(100 / 10 + 0.81 + 10)
+    late = four_hosts()
+    late = replace(late, work=replace(late.work, staleness=1))
+    assert evaluate(late, PLAN).step_s == pytest.approx(10.81)
+
+
+def test_memory_limits_what_is_in_flight() -> None:
+    # One microbatch in each host: two a stage per trip of a microbatch.
+    assert evaluate(four_hosts(memory_bytes=110.0), PLAN).rate == pytest.approx(2 / 0.81)
+    with pytest.raises(ModelTooLarge, match="S121"):
+        evaluate(four_hosts(memory_bytes=109.0), PLAN)
+
+
+def test_an_empty_stage_is_no_plan() -> None:
+    with pytest.raises(RunError, match="S700"):
+        evaluate(four_hosts(), Assignment(np.array([0, 0, 0, -1]), np.array([1, 1])))
+
+
+def test_fractions_let_all_members_finish_together() -> None:
+    lines = np.array([4.0, 5.0, 7.0])
+    shares = reduce_fractions(lines)
+    assert shares.sum() == pytest.approx(1)
+    assert (1 + shares) / lines == pytest.approx(np.full(3, 4 / 16))
+    assert reduce_fractions(np.array([1.0, 100.0, 100.0]))[0] == pytest.approx(0)
