@@ -163,7 +163,11 @@ class Program:
 
 
 def _end_with_parent() -> None:
-    """Linux tells this process to end when the one that started it is gone, also after SIGKILL."""
+    """Linux tells this process to end when the one that started it is gone, also after SIGKILL.
+
+    It hears Ctrl+C even where we were started in a shell's background, which ignores it and would hand that down.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
