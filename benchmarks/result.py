@@ -63,7 +63,8 @@ class Result:
 
     def to_json(self) -> str:
         """Indented JSON; paths become strings."""
-        return json.dumps(dataclasses.asdict(self), indent=2, default=str) + "\n"
+        # A path's folders say something about one machine only.
+        return json.dumps(dataclasses.asdict(self), indent=2, default=_plain) + "\n"
 
     @property
     def file_name(self) -> str:
@@ -127,3 +128,7 @@ def _cpu_model() -> str:
         text = ""
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return model[1] if model else platform.processor() or platform.machine()
+
+
+def _plain(value: object) -> str:
+    return value.name if isinstance(value, Path) else str(value)
