@@ -154,7 +154,7 @@ def adversarial() -> dict[str, Instance]:
         "one_fast_gpu_among_laptops": one_fast,
         "one_line_100x": fat,
         "zero_margin_memory": tight,
-        "as_many_hosts_as_stages": replace(tight, hosts=_take(tight.hosts, rows)),
+        "as_many_hosts_as_stages": replace(tight, hosts=tight.hosts.take(rows)),
     }
 
 
@@ -167,16 +167,4 @@ def _alike(hosts: Hosts, layer_s: float) -> Hosts:
         layer_s=np.full(count, layer_s),
         up_bytes_per_s=line,
         down_bytes_per_s=line,
-    )
-
-
-def _take(hosts: Hosts, rows: Ints) -> Hosts:
-    return Hosts(
-        tuple(hosts.names[row] for row in rows.tolist()),
-        hosts.memory_bytes[rows],
-        hosts.layer_s[rows],
-        hosts.overhead_s[rows],
-        hosts.up_bytes_per_s[rows],
-        hosts.down_bytes_per_s[rows],
-        hosts.region[rows],
     )

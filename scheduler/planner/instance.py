@@ -42,6 +42,18 @@ class Hosts:
         """What a member of an all-reduce can exchange: the slower direction."""
         return np.minimum(self.up_bytes_per_s, self.down_bytes_per_s)
 
+    def take(self, rows: Ints) -> Hosts:
+        """Some of the hosts, by row."""
+        return Hosts(
+            tuple(self.names[row] for row in rows.tolist()),
+            self.memory_bytes[rows],
+            self.layer_s[rows],
+            self.overhead_s[rows],
+            self.up_bytes_per_s[rows],
+            self.down_bytes_per_s[rows],
+            self.region[rows],
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Owners:

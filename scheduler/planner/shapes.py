@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from scheduler.planner.evaluator import host_rates, owners_reduce_s, step_seconds
-from scheduler.planner.instance import Flags, Floats, Hosts, Instance, Ints, Work
+from scheduler.planner.instance import Flags, Floats, Instance, Ints, Work
 
 _SYNC_POINTS = 16
 _SAMPLE = 512
@@ -73,18 +73,7 @@ def _sampled(instance: Instance) -> Instance:
     hosts = instance.hosts
     order = np.lexsort((hosts.reduce_bytes_per_s, hosts.layer_s, hosts.memory_bytes))
     rows = order[np.linspace(0, len(order) - 1, min(len(order), _SAMPLE)).round().astype(np.int64)]
-    return replace(
-        instance,
-        hosts=Hosts(
-            tuple(hosts.names[row] for row in rows.tolist()),
-            hosts.memory_bytes[rows],
-            hosts.layer_s[rows],
-            hosts.overhead_s[rows],
-            hosts.up_bytes_per_s[rows],
-            hosts.down_bytes_per_s[rows],
-            hosts.region[rows],
-        ),
-    )
+    return replace(instance, hosts=hosts.take(rows))
 
 
 def _cuts(instance: Instance, most: int) -> dict[tuple[int, int], list[tuple[int, int]]]:
