@@ -1,149 +1,185 @@
-"""What a plan makes of this peer: a trunk stage to host, a shard's window to drive, or both."""
+"""What plans make of this peer: a trunk stage to host, a shard's window to drive, both, or a place to stand by."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from peers.cursor import CursorFile
-from peers.host import Host
+from peers.host import MAX_WAITING, Host
+from peers.loading import Loading
 from peers.member import GroupMember
 from peers.owner import Owner
 from peers.replica import Replica
-from swarm.config import RunConfig
+from peers.workplace import Workplace
 from swarm.data.shards import Shard
-from swarm.errors import CheckpointMissing, RunError, SwarmError
-from swarm.model.blueprint import Layout
-from swarm.model.spans import LayerSpan
-from swarm.net.allreduce import StrictRounds
-from swarm.net.channel import Delivery, Reply
-from swarm.net.endpoint import Endpoint
+from swarm.errors import RunError, SwarmError
+from swarm.model.spans import ENDS, LayerSpan, Span
+from swarm.net.channel import Delivery
 from swarm.plan import Plan
 from swarm.tasks import TaskSet
-from swarm.training.compute import Compute, Priority
-from swarm.training.device import Device
+from swarm.training.compute import Priority
 from swarm.training.stage import EndsStage, TrunkStage
 from swarm.wire.messages import (
     Activation,
     BoundaryGradient,
+    BoundaryTensor,
+    CancelGroup,
+    CannotContinue,
     CloseStep,
     CommitStep,
-    FetchState,
+    FollowStep,
     GoRound,
     GrantLeases,
     HopFailed,
-    ListState,
-    PartInfo,
     PeersLost,
+    PrepareGroup,
     ReopenStep,
     ReplayWork,
     StageReady,
-    StateChunk,
-    StateList,
 )
-from swarm.wire.payloads import MAX_CHUNK_BYTES
 
 
 class Assignment:
-    """This peer's groups under the current plan. Made with `build`."""
+    """This peer's groups under the current plan, and what it loads for the next one.
 
-    def __init__(self, plan: Plan, endpoint: Endpoint) -> None:
-        self.plan = plan
-        self._endpoint = endpoint
-        self._members: dict[int, GroupMember] = {}
+    Args:
+        place: where all of it happens.
+        shard: our private data; None for a peer that only hosts.
+        cursor: where we are in it.
+        say: shows people what happens.
+    """
+
+    def __init__(self, place: Workplace, shard: Shard | None, cursor: CursorFile, say: Callable[[str], None]) -> None:
+        self.plan: Plan | None = None
+        self._place = place
+        self._shard = shard
+        self._cursor = cursor
+        self._say = say
+        self._members: dict[Span, GroupMember] = {}
+        self._loads: dict[Span, Loading] = {}
         self._host: Host | None = None
         self._owner: Owner | None = None
-        self._cursor: CursorFile
+        self._early: list[Delivery] = []
         self._tasks = TaskSet()
 
-    @classmethod
-    async def build(
-        cls,
-        *,
-        config: RunConfig,
-        layout: Layout,
-        plan: Plan,
-        endpoint: Endpoint,
-        compute: Compute,
-        device: Device,
-        rounds: StrictRounds,
-        shard: Shard | None,
-        state_dir: Path,
-        keep_bytes: int,
-        report: Callable[[object], None],
-    ) -> Assignment:
-        """Materialise this peer's layers, and report each group as ready.
+    # --- plans -----------------------------------------------------------------------------------------------------
 
-        Args:
-            keep_bytes: host memory for boundaries of counted microbatches.
-            report: tells the leader.
-            Everything else: as the process made it.
+    async def adopt(self, plan: Plan) -> None:
+        """This plan holds from its first step on: leave groups, keep them, or begin with new ones.
+
+        Raises:
+            RunError: the plan makes us an owner without a shard.
         """
-        self = cls(plan, endpoint)
-        self._cursor = CursorFile(state_dir / f"cursor-{config.fingerprint[:16]}.json")
-        for group in plan.groups_of(endpoint.peer_id):
-            stage: TrunkStage | EndsStage
-            if group == plan.ends_stage:
-                stage = await compute.run(Priority.STEP, EndsStage, config, device)
-            else:
-                planned = plan.stages[group]
-                span = LayerSpan(planned.first_layer, planned.last_layer)
-                stage = await compute.run(Priority.STEP, TrunkStage, config, device, span, keep_bytes)
-            replica = Replica(group, plan.number, plan.first_step)
-            member = GroupMember(
-                replica,
-                stage,
-                compute,
-                rounds,
-                endpoint.peer_id,
-                config.fingerprint,
-                config.numerics.gradient_codec,
-                report,
-                partial(self._on_step, group),
-            )
-            self._members[group] = member
-            if isinstance(stage, TrunkStage):
-                self._host = Host(config, plan, endpoint, compute, member, stage, self._tell_owner)
-            else:
-                if shard is None:
-                    raise RunError("the plan makes this peer an owner without a shard", "join again with --data PATH")
-                self._owner = Owner(
-                    config, plan, plan.first_step, shard, self._cursor.load(), endpoint, compute, member, stage, report
-                )
-            digest = await compute.run(Priority.STEP, stage.digest)
-            report(StageReady(plan=plan.number, stage=group, step=plan.first_step, digest=digest))
-        return self
+        spans = plan.spans_of(self._place.peer_id)
+        if self.plan is None and not spans:
+            self._say("standing by: the plan has no stage for this peer")
+        self.plan = plan
+        for span in set(self._members) - spans:
+            await self._leave(span)
+        for span, member in self._members.items():
+            group = plan.group_of(span)
+            assert group is not None
+            member.replica.adopt(plan.number, group)
+        for part in (self._host, self._owner):
+            if part is not None:
+                part.adopt(plan)
+        for span in sorted(spans - set(self._members)):
+            await self._begin(plan, span)
+        for loading in self._loads.values():  # for a plan that is here now, or never comes
+            await loading.close()
+        self._loads.clear()
+        early, self._early = self._early, []
+        for delivery in early:
+            self.take(delivery)
+
+    async def _begin(self, plan: Plan, span: Span) -> None:
+        group = plan.group_of(span)
+        assert group is not None
+        if plan.first_step == 0:
+            self._say("building the layers of this peer's stage")
+            stage = await self._place.compute.run(Priority.STEP, self._build, span)
+        else:
+            try:
+                stage = await self._loaded(span, plan.first_step)
+            except SwarmError as error:
+                problem = f"it could not load {_in_words(span)}: {error.problem}"
+                self._place.report(CannotContinue(step=plan.first_step, stage=group, diverged=False, problem=problem))
+                return
+        replica = Replica(group, plan.number, plan.first_step)
+        member = GroupMember(replica, stage, span, self._place, partial(self._on_step, span))
+        self._members[span] = member
+        if isinstance(stage, TrunkStage):
+            self._host = Host(self._place, plan, member, stage, self._tell_owner)
+        else:
+            if self._shard is None:
+                raise RunError("the plan makes this peer an owner without a shard", "join again with --data PATH")
+            self._owner = Owner(self._place, plan, self._shard, self._cursor.load(), member, stage)
+        if plan.first_step == 0:
+            digest = await self._place.compute.run(Priority.STEP, stage.digest)
+            self._place.report(StageReady(plan=plan.number, stage=group, step=plan.first_step, digest=digest))
+
+    def _build(self, span: Span) -> TrunkStage | EndsStage:
+        place = self._place
+        if span == ENDS:
+            return EndsStage(place.config, place.device)
+        return TrunkStage(place.config, place.device, LayerSpan(*span), place.keep_bytes)
+
+    async def _loaded(self, span: Span, num_steps: int) -> TrunkStage | EndsStage:
+        loading = self._loads.get(span)
+        if loading is None:
+            raise RunError("the leader never asked for it", "report this as a bug")
+        return await loading.reached(num_steps)
+
+    async def _leave(self, span: Span) -> None:
+        self._members.pop(span).close()
+        if span == ENDS and self._owner is not None:
+            await self._owner.close()
+            self._owner = None
+        elif span != ENDS and self._host is not None:
+            await self._host.close()
+            self._host = None
 
     # --- orders ----------------------------------------------------------------------------------------------------
 
     async def handle(self, order: object) -> None:
         """Carry out one order of the leader."""
         if isinstance(order, CloseStep | GoRound | ReopenStep | CommitStep):
-            member = self._members.get(order.stage)
+            member = next((each for each in self._members.values() if each.replica.stage == order.stage), None)
             if member is not None:
                 await member.handle(order)
-            if self._owner is not None and order.stage == self.plan.ends_stage:
+            if self._owner is not None and member is self._members.get(ENDS):
                 self._owner.pump()
-        elif isinstance(order, GrantLeases | ReplayWork | PeersLost) and self._owner is not None:
-            self._owner.handle(order)
+        elif isinstance(order, GrantLeases | ReplayWork | PeersLost):
+            if self._owner is not None:
+                self._owner.handle(order)
+        elif isinstance(order, PrepareGroup):
+            await self._prepare(order)
+        elif isinstance(order, FollowStep | CancelGroup):
+            for span, loading in list(self._loads.items()):
+                if loading.transfer != order.transfer:
+                    continue
+                if isinstance(order, FollowStep):
+                    loading.follow(order)
+                else:
+                    await self._loads.pop(span).close()
 
-    def adopt(self, plan: Plan) -> None:
-        """A newer plan with the same spans for this peer holds from the step that is open."""
-        self.plan = plan
-        if self._owner is not None:
-            self._owner.adopt(plan)
-        if self._host is not None:
-            self._host.adopt(plan)
+    async def _prepare(self, order: PrepareGroup) -> None:
+        span = (order.first_layer, order.last_layer)
+        old = self._loads.get(span)
+        if old is not None:
+            if old.transfer >= order.transfer:
+                return
+            await old.close()
+        self._say(f"loading {_in_words(span)} from {len(order.donors)} members")
+        self._loads[span] = Loading(order, self._place)
 
-    def _on_step(self, group: int) -> None:
-        if group == self.plan.ends_stage:
+    def _on_step(self, span: Span) -> None:
+        if span == ENDS:
             assert self._owner is not None
             self._owner.committed()
             self._cursor.save(self._owner.window.next_cursor)
-        else:
-            assert self._host is not None
+        elif self._host is not None:
             self._host.wake()
 
     # --- other peers -----------------------------------------------------------------------------------------------
@@ -151,6 +187,13 @@ class Assignment:
     def take(self, delivery: Delivery) -> None:
         """A boundary tensor arrived: for our stage, or home."""
         frame = delivery.message
+        assert isinstance(frame, BoundaryTensor)
+        if frame.plan > self._plan_number:  # our neighbours have the next plan already
+            if len(self._early) < MAX_WAITING and frame.receiver == self._place.peer_id:
+                self._early.append(delivery)
+            else:
+                delivery.release()
+            return
         assert isinstance(frame, Activation | BoundaryGradient)
         is_home = not 0 <= frame.stage < len(frame.route)
         if is_home and self._owner is not None:
@@ -160,9 +203,15 @@ class Assignment:
         else:
             delivery.release()
 
+    @property
+    def _plan_number(self) -> int:
+        return 0 if self.plan is None else self.plan.number
+
     def hop_failed(self, report: HopFailed, remote_id: str) -> None:
         """A host of one of our microbatches cannot pass it on."""
-        if self._owner is not None and remote_id in {peer for group in self.plan.groups for peer in group}:
+        if self._owner is None or self.plan is None:
+            return
+        if remote_id in {peer for group in self.plan.groups for peer in group}:
             self._owner.hop_failed(report)
 
     def _tell_owner(self, owner: str, report: HopFailed) -> None:
@@ -170,35 +219,9 @@ class Assignment:
 
     async def _try_to_tell(self, owner: str, report: HopFailed) -> None:
         try:
-            await self._endpoint.request(owner, report)
+            await self._place.endpoint.request(owner, report)
         except SwarmError:
             return  # an owner that is gone needs no repair; one that lives notices that the microbatch is overdue
-
-    # --- state -----------------------------------------------------------------------------------------------------
-
-    def list_state(self, request: ListState) -> Reply:
-        """Which parts our snapshot has; raises CheckpointMissing."""
-        parts = self._snapshot(request)
-        infos = tuple(
-            PartInfo(name=name, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-            for name, data in sorted(parts.items())
-        )
-        return Reply(StateList(parts=infos))
-
-    def fetch_state(self, request: FetchState) -> Reply:
-        """A piece of one part; raises CheckpointMissing."""
-        data = self._snapshot(request).get(request.name)
-        if data is None or request.offset > len(data):
-            raise CheckpointMissing(f"no part {request.name} from {request.offset} on", "list the parts again")
-        return Reply(StateChunk(), memoryview(data)[request.offset : request.offset + MAX_CHUNK_BYTES])
-
-    def _snapshot(self, request: ListState | FetchState) -> dict[str, bytes]:
-        member = self._members.get(request.stage)
-        if member is None or request.step not in member.snapshots:
-            raise CheckpointMissing(
-                f"this peer has no snapshot of stage {request.stage} after step {request.step}", "ask another replica"
-            )
-        return member.snapshots[request.step]
 
     # --- people ----------------------------------------------------------------------------------------------------
 
@@ -211,6 +234,8 @@ class Assignment:
     @property
     def waiting_for(self) -> str:
         """In a person's words."""
+        if not self._members:
+            return "its layers' state" if self._loads else "a plan that needs this peer"
         if self._owner is not None and self._owner.window.num_in_flight:
             return f"{self._owner.window.num_in_flight} microbatches to come home"
         states = {member.replica.state.value for member in self._members.values()}
@@ -222,25 +247,27 @@ class Assignment:
     def status(self) -> str:
         """One line for people."""
         parts = []
-        for group, member in self._members.items():
-            if group == self.plan.ends_stage:
-                parts.append("data owner")
-            else:
-                stage = self.plan.stages[group]
-                last = stage.last_layer - 1
-                layers = f"layer {last}" if stage.first_layer == last else f"layers {stage.first_layer}-{last}"
-                parts.append(f"stage {group} ({layers})")
-            parts.append(f"step {member.replica.step}")
-        tokens = f"{self.computed_tokens:,} tokens"
-        return " · ".join([*parts, tokens, f"waits for {self.waiting_for}"])
+        for span, member in self._members.items():
+            name = "data owner" if span == ENDS else f"stage {member.replica.stage} ({_in_words(span)})"
+            parts += [name, f"step {member.replica.step}"]
+        if not parts:
+            parts = ["no stage yet"]
+        for span, loading in self._loads.items():
+            parts.append(f"loads {_in_words(span)} (step {loading.num_steps})")
+        return " · ".join([*parts, f"{self.computed_tokens:,} tokens", f"waits for {self.waiting_for}"])
 
     async def close(self) -> None:
         """Stop everything that runs."""
-        if self._owner is not None:
-            await self._owner.close()
-        if self._host is not None:
-            await self._host.close()
+        for span in list(self._members):
+            await self._leave(span)
+        for loading in self._loads.values():
+            await loading.close()
         await self._cursor.close()
-        for member in self._members.values():
-            member.close()
         await self._tasks.close()
+
+
+def _in_words(span: Span) -> str:
+    if span == ENDS:
+        return "the ends"
+    first, last = span[0], span[1] - 1
+    return f"layer {first}" if first == last else f"layers {first}-{last}"

@@ -9,13 +9,12 @@ from torch import Tensor
 
 from peers.member import GroupMember
 from peers.replica import Verdict
-from swarm.config import RunConfig
+from peers.workplace import Workplace
 from swarm.errors import NonFinite, ProtocolError, SwarmError
 from swarm.net.channel import Delivery
-from swarm.net.endpoint import Endpoint
 from swarm.plan import Plan
 from swarm.tasks import TaskSet
-from swarm.training.compute import Compute, Priority
+from swarm.training.compute import Priority
 from swarm.training.stage import TrunkStage
 from swarm.wire import compression
 from swarm.wire.messages import Activation, BoundaryGradient, BoundaryTensor, HopFailed
@@ -28,24 +27,24 @@ class Host:
     """Computes one trunk stage for whoever's route leads here.
 
     Args:
+        place: where it happens.
         plan: the one that holds; replaced by `adopt`.
+        member: of the stage's group.
         hop_failed: tells an owner that its microbatch cannot go on.
     """
 
     def __init__(
         self,
-        config: RunConfig,
+        place: Workplace,
         plan: Plan,
-        endpoint: Endpoint,
-        compute: Compute,
         member: GroupMember,
         stage: TrunkStage,
         hop_failed: Callable[[str, HopFailed], None],
     ) -> None:
-        self._codec = config.numerics.boundary_codec
+        self._codec = place.config.numerics.boundary_codec
         self._plan = plan
-        self._endpoint = endpoint
-        self._compute = compute
+        self._endpoint = place.endpoint
+        self._compute = place.compute
         self._member = member
         self._stage = stage
         self._hop_failed = hop_failed
@@ -56,7 +55,6 @@ class Host:
     def adopt(self, plan: Plan) -> None:
         """A newer plan with the same span for this host holds."""
         self._plan = plan
-        self._member.replica.adopt(plan.number)
         self.wake()
 
     async def close(self) -> None:
@@ -102,9 +100,9 @@ class Host:
         delivery.release()
 
     def _is_early(self, frame: Activation | BoundaryGradient, remote_id: str) -> bool:
-        """Whether to hold a frame back: of the next step or plan at most, for us, from whom it says."""
+        """Whether to hold a frame back: of the next step at most, for us, from whom it says."""
         replica = self._member.replica
-        next_at_most = frame.work.step <= replica.step + 1 and frame.plan <= self._plan.number + 1
+        next_at_most = frame.work.step <= replica.step + 1
         for_us = frame.receiver == self._endpoint.peer_id and frame.sender == remote_id
         room = len(self._waiting) < MAX_WAITING
         return replica.is_early(frame.plan, frame.work) and next_at_most and for_us and room

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from torch import Tensor
 
 from peers.replica import Replica
+from peers.workplace import Workplace
 from swarm.errors import ReductionFailed, SwarmError
-from swarm.net.allreduce import RoundPlan, StrictRounds
+from swarm.model.spans import Span
+from swarm.net.allreduce import RoundPlan
 from swarm.net.deadlines import Deadline
-from swarm.training.compute import Compute, Priority
+from swarm.training.compute import Priority
 from swarm.training.stage import EndsStage, TrunkStage
 from swarm.wire.digest import digest_of, square_norm_of
 from swarm.wire.messages import (
@@ -37,12 +39,8 @@ class GroupMember:
     Args:
         replica: decides.
         stage: holds the tensors.
-        compute: runs what touches them.
-        rounds: averages.
-        peer_id: our own.
-        fingerprint: of the run; part of every round's id.
-        gradient_codec: of the rounds.
-        report: tells the leader.
+        span: what the group holds.
+        place: where it happens.
         on_step: called after every committed step.
     """
 
@@ -50,22 +48,20 @@ class GroupMember:
         self,
         replica: Replica,
         stage: TrunkStage | EndsStage,
-        compute: Compute,
-        rounds: StrictRounds,
-        peer_id: str,
-        fingerprint: str,
-        gradient_codec: str,
-        report: Callable[[object], None],
+        span: Span,
+        place: Workplace,
         on_step: Callable[[], None],
     ) -> None:
         self.replica = replica
         self.stage = stage
-        self._compute = compute
-        self._rounds = rounds
-        self._peer_id = peer_id
-        self._fingerprint = fingerprint
-        self._codec = gradient_codec
-        self._report = report
+        self._span = span
+        self._shelf = place.shelf
+        self._compute = place.compute
+        self._rounds = place.rounds
+        self._peer_id = place.peer_id
+        self._fingerprint = place.config.fingerprint
+        self._codec = place.config.numerics.gradient_codec
+        self._report = place.report
         self._on_step = on_step
         self._counting = 0
         self._settled = asyncio.Event()
@@ -73,7 +69,6 @@ class GroupMember:
         self._prepared: bytes | None = None
         self._reducing: asyncio.Task[None] | None = None
         self._averaged: list[Tensor] | None = None
-        self.snapshots: dict[int, dict[str, bytes]] = {}
 
     def begin_count(self) -> None:
         """A microbatch entered the books; the next close waits until `end_count`."""
@@ -190,8 +185,15 @@ class GroupMember:
                 self._report(CannotContinue(step=order.step + 1, stage=order.stage, diverged=False, problem=problem))
             return
         self._averaged = None
+        if order.share_average:  # before it is applied, which may scale it in place
+            files = await self._compute.run(Priority.STEP, self.stage.gradient_files, averaged)
+            self._shelf.put_average(self._span, order.step + 1, files)
+        else:
+            self._shelf.drop_averages(self._span)
         digest = await self._compute.run(Priority.STEP, self.stage.apply, order.step, averaged, order.grad_norm)
         if order.snapshot:
-            self.snapshots = {order.step + 1: await self._compute.run(Priority.STEP, self.stage.snapshot)}
+            self._shelf.put_copy(
+                self._span, order.step + 1, await self._compute.run(Priority.STEP, self.stage.snapshot)
+            )
         self._report(StepApplied(step=order.step, stage=order.stage, digest=digest))
         self._on_step()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,16 +12,15 @@ from torch import Tensor
 from peers.member import GroupMember
 from peers.replica import Verdict
 from peers.window import Admission, Window
-from swarm.config import RunConfig
+from peers.workplace import Workplace
 from swarm.data.sampler import microbatch
 from swarm.data.shards import Shard
 from swarm.errors import NonFinite, ProtocolError, SwarmError
 from swarm.net.channel import Delivery
 from swarm.net.deadlines import Deadline
-from swarm.net.endpoint import Endpoint
 from swarm.plan import Plan
 from swarm.tasks import TaskSet
-from swarm.training.compute import Compute, Priority
+from swarm.training.compute import Priority
 from swarm.training.stage import EndsStage
 from swarm.wire import compression
 from swarm.wire.messages import (
@@ -58,34 +56,25 @@ class Owner:
     """Drives the microbatches of one private shard.
 
     Args:
+        place: where it happens.
         plan: the one that holds; replaced by `adopt`.
         next_cursor: first microbatch of the shard that no committed step has used.
-        report: tells the leader.
+        member: of the ends' group.
     """
 
     def __init__(
-        self,
-        config: RunConfig,
-        plan: Plan,
-        step: int,
-        shard: Shard,
-        next_cursor: int,
-        endpoint: Endpoint,
-        compute: Compute,
-        member: GroupMember,
-        ends: EndsStage,
-        report: Callable[[object], None],
+        self, place: Workplace, plan: Plan, shard: Shard, next_cursor: int, member: GroupMember, ends: EndsStage
     ) -> None:
-        self._config = config
-        self._codec = config.numerics.boundary_codec
+        self._config = place.config
+        self._codec = place.config.numerics.boundary_codec
         self._shard = shard
-        self._seed = shard.sampling_seed(config.seed)
-        self._endpoint = endpoint
-        self._compute = compute
+        self._seed = shard.sampling_seed(place.config.seed)
+        self._endpoint = place.endpoint
+        self._compute = place.compute
         self._member = member
         self._ends = ends
-        self._report = report
-        self.window = Window(plan, step, next_cursor)
+        self._report = place.report
+        self.window = Window(plan, plan.first_step, next_cursor)
         self._on_the_way: dict[Lease, _OnTheWay] = {}
         self._round_trip = Deadline(floor_s=OVERDUE_FLOOR_S, first_s=60.0)
         self._started_s: dict[Lease, float] = {}
@@ -97,7 +86,6 @@ class Owner:
 
     def adopt(self, plan: Plan) -> None:
         """A newer plan holds from the step that is open."""
-        self._member.replica.adopt(plan.number)
         self.window.adopt(plan)
 
     def handle(self, order: WindowOrder) -> None:

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from peers.assignment import Assignment
-from peers.host import MAX_WAITING
+from peers.cursor import CursorFile
 from peers.probe import measure_bytes_per_s, measure_layer_s, usable_memory_bytes
+from peers.shelf import Shelf
+from peers.workplace import Workplace
 from swarm.admission import Invite, unseal
 from swarm.config import NodeConfig, RunConfig
 from swarm.data.shards import Shard
@@ -83,11 +85,30 @@ class Peer:
     shard: Shard | None
     addresses: tuple[str, ...]
     say: Say
-    assignment: Assignment | None = None
+    shelf: Shelf = field(default_factory=Shelf)
+    assignment: Assignment = field(init=False)
     outbox: Outbox | None = None
     _orders: asyncio.Queue[object] = field(default_factory=asyncio.Queue)
-    _early: list[Delivery] = field(default_factory=list)
     _leader: str = ""
+
+    def __post_init__(self) -> None:
+        cursor = CursorFile(self.node.state_dir / f"cursor-{self.joined.config.fingerprint[:16]}.json")
+        place = Workplace(
+            config=self.joined.config,
+            layout=self.layout,
+            endpoint=self.endpoint,
+            compute=self.compute,
+            device=self.device,
+            rounds=self.rounds,
+            shelf=self.shelf,
+            keep_bytes=usable_memory_bytes(self.node, self.device) // 4,
+            report=self._report,
+        )
+        self.assignment = Assignment(place, self.shard, cursor, self.say)
+
+    def _report(self, message: object) -> None:
+        assert self.outbox is not None  # nothing is assigned before it is there
+        self.outbox.post(message)
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -111,16 +132,15 @@ class Peer:
             finally:
                 for task in background:
                     task.cancel()
-                if self.assignment is not None:
-                    await self.assignment.close()
+                await self.assignment.close()
                 if self.outbox is not None:
                     await self.outbox.close()
 
     def _serve(self) -> None:
         self.endpoint.on_request(Orders, self._on_orders, role="scheduler")
         self.endpoint.on_request(HopFailed, self._on_hop_failed, role="host")
-        self.endpoint.on_request(ListState, self._on_list_state, role="scheduler")
-        self.endpoint.on_request(FetchState, self._on_fetch_state, role="scheduler")
+        self.endpoint.on_request(ListState, self.shelf.list)
+        self.endpoint.on_request(FetchState, self.shelf.fetch)
         for kind in (Activation, BoundaryGradient):
             self.endpoint.on_frame(kind, self._on_tensor)
 
@@ -170,12 +190,11 @@ class Peer:
             await asyncio.sleep(_HEARTBEAT_S)
             if self.outbox is None:
                 continue
-            waiting_for, tokens, status = "a plan", 0, "no stage yet · waits for a plan that needs this peer"
-            if self.assignment is not None:
-                waiting_for, tokens = self.assignment.waiting_for, self.assignment.computed_tokens
-                status = self.assignment.status
-            self.say(status + (" · the scheduler cannot be reached" if self.outbox.failures else ""))
-            self.outbox.post(Heartbeat(waiting_for=waiting_for, computed_tokens=tokens))
+            lost = " · the scheduler cannot be reached" if self.outbox.failures else ""
+            self.say(self.assignment.status + lost)
+            self.outbox.post(
+                Heartbeat(waiting_for=self.assignment.waiting_for, computed_tokens=self.assignment.computed_tokens)
+            )
 
     # --- the leader's orders ---------------------------------------------------------------------------------------
 
@@ -196,64 +215,22 @@ class Peer:
                 return
             if isinstance(order, AssignPlan):
                 await self._adopt(order)
-            elif self.assignment is not None:
+            else:
                 await self.assignment.handle(order)
 
     async def _adopt(self, order: AssignPlan) -> None:
         plan, signer = unseal(order.sealed, Plan)
-        current = 0 if self.assignment is None else self.assignment.plan.number
+        current = 0 if self.assignment.plan is None else self.assignment.plan.number
         if signer != self._leader or plan.fingerprint != self.joined.config.fingerprint or plan.number <= current:
             return
-        if self.assignment is not None:
-            self.assignment.adopt(plan)
-            return
-        groups = plan.groups_of(self.endpoint.peer_id)
-        if not groups:
-            self.say("standing by: the plan has no stage for this peer")
-            return
-        assert self.outbox is not None
-        self.say("building the layers of this peer's stage")
-        self.assignment = await Assignment.build(
-            config=self.joined.config,
-            layout=self.layout,
-            plan=plan,
-            endpoint=self.endpoint,
-            compute=self.compute,
-            device=self.device,
-            rounds=self.rounds,
-            shard=self.shard,
-            state_dir=self.node.state_dir,
-            keep_bytes=usable_memory_bytes(self.node, self.device) // 4,
-            report=self.outbox.post,
-        )
-        early, self._early = self._early, []
-        for delivery in early:
-            self.assignment.take(delivery)
+        await self.assignment.adopt(plan)
 
     # --- other peers -----------------------------------------------------------------------------------------------
 
     def _on_tensor(self, delivery: Delivery) -> None:
-        if self.assignment is not None:
-            self.assignment.take(delivery)
-        elif len(self._early) < MAX_WAITING:
-            self._early.append(delivery)  # our neighbours have their plan already
-        else:
-            delivery.release()
+        self.assignment.take(delivery)
 
     async def _on_hop_failed(self, delivery: Delivery) -> Reply:
         assert isinstance(delivery.message, HopFailed)
-        if self.assignment is not None:
-            self.assignment.hop_failed(delivery.message, delivery.remote_id)
+        self.assignment.hop_failed(delivery.message, delivery.remote_id)
         return Reply(Ack())
-
-    async def _on_list_state(self, delivery: Delivery) -> Reply:
-        assert isinstance(delivery.message, ListState)
-        if self.assignment is None:
-            raise RunError("this peer holds no stage", "ask another replica")
-        return self.assignment.list_state(delivery.message)
-
-    async def _on_fetch_state(self, delivery: Delivery) -> Reply:
-        assert isinstance(delivery.message, FetchState)
-        if self.assignment is None:
-            raise RunError("this peer holds no stage", "ask another replica")
-        return self.assignment.fetch_state(delivery.message)

@@ -206,6 +206,7 @@ class Replica:
         self._clear()
         return True
 
-    def adopt(self, plan: int) -> None:
-        """A newer plan with the same span for this replica holds from the current step."""
-        self.plan = max(self.plan, plan)
+    def adopt(self, plan: int, stage: int) -> None:
+        """A newer plan with the same span for this replica holds from the current step; its group has this number."""
+        if plan > self.plan:
+            self.plan, self.stage = plan, stage

@@ -1,25 +1,27 @@
-"""Gathering one consistent checkpoint from the members' snapshots."""
+"""Gathering one consistent checkpoint from the members' copies."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 
 from swarm.config import RunConfig
-from swarm.errors import CheckpointCorrupt, CheckpointError, SwarmError
+from swarm.errors import CheckpointError, SwarmError
+from swarm.model.blueprint import Layout
+from swarm.model.parts import parts_of
 from swarm.net.endpoint import Endpoint
+from swarm.net.state import StateFetch
 from swarm.plan import Plan
 from swarm.training.checkpoint import CheckpointWriter
-from swarm.wire.messages import FetchState, ListState, PartInfo, StateList
 
 
 async def collect(
     endpoint: Endpoint,
     config: RunConfig,
+    layout: Layout,
     plan: Plan,
     lost: frozenset[str],
     num_steps: int,
@@ -27,47 +29,29 @@ async def collect(
     tokenizer_json: str,
     root: Path,
 ) -> Path:
-    """Fetch every group's snapshot after `num_steps` steps from one of its members, and write a checkpoint.
+    """Fetch every group's copy of the state after `num_steps` steps from its members, and write a checkpoint.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        CheckpointError: a group without a member that has the snapshot, or a disk that refuses.
+        CheckpointError: a group without a member that has the copy, or a disk that refuses.
     """
     writer = CheckpointWriter(root, config, tokenizer_json)
     with writer:
-        for stage, members in enumerate(plan.groups):
-            parts = await _fetch_group(endpoint, stage, [peer for peer in members if peer not in lost], num_steps)
+        for group, members in enumerate(plan.groups):
+            span = plan.span_of(group)
+            model, optimizer = (
+                parts_of(kind, span, layout.trunk, layout.num_layers) for kind in ("model", "optimizer")
+            )
+            fetch = StateFetch(endpoint, num_steps, model, optimizer)
+            try:
+                parts = await fetch.run([peer for peer in members if peer not in lost])
+            except SwarmError as error:
+                raise CheckpointError(
+                    f"stage {group} has no copy after step {num_steps} ({error.problem})",
+                    "wait for the next checkpoint",
+                ) from None
             for name, data in parts.items():
                 await asyncio.to_thread(writer.add_part, name, safetensors.torch.load(data))
         return await asyncio.to_thread(writer.finish, num_steps, cursors)
-
-
-async def _fetch_group(endpoint: Endpoint, stage: int, members: list[str], num_steps: int) -> dict[str, bytes]:
-    problem = "it has no members left"
-    for peer in members:
-        try:
-            reply, _ = await endpoint.request(peer, ListState(step=num_steps, stage=stage))
-            if not isinstance(reply, StateList):
-                continue
-            return {part.name: await _fetch_part(endpoint, peer, stage, num_steps, part) for part in reply.parts}
-        except SwarmError as error:
-            problem = error.problem
-    raise CheckpointError(
-        f"stage {stage} has no snapshot after step {num_steps} ({problem})", "wait for the next checkpoint"
-    )
-
-
-async def _fetch_part(endpoint: Endpoint, peer: str, stage: int, num_steps: int, part: PartInfo) -> bytes:
-    data = bytearray()
-    while len(data) < part.num_bytes:
-        request = FetchState(step=num_steps, stage=stage, name=part.name, offset=len(data))
-        _, chunk = await endpoint.request(peer, request)
-        if not chunk:
-            break
-        data += chunk
-    content = bytes(data)
-    if len(content) != part.num_bytes or hashlib.sha256(content).hexdigest() != part.sha256:
-        raise CheckpointCorrupt(f"{peer} sent a {part.name} that does not match its own hash", "ask another replica")
-    return content

@@ -10,7 +10,18 @@ from dataclasses import dataclass, field
 
 from scheduler.audit_log import AuditLog
 from scheduler.collect import collect
-from scheduler.instructions import Applied, CheckPeers, Finish, Halt, Instruction, Lost, NewPlan, Record, Send
+from scheduler.instructions import (
+    Applied,
+    CheckPeers,
+    Finish,
+    Halt,
+    Instruction,
+    Lost,
+    NewPlan,
+    PlanChangeOff,
+    Record,
+    Send,
+)
 from scheduler.membership import Roster
 from scheduler.run_dir import RunDir
 from scheduler.status import Event, Status, plan_json
@@ -19,6 +30,7 @@ from swarm.admission import seal
 from swarm.config import RunConfig
 from swarm.errors import RunError, StageWithoutHost, SwarmError
 from swarm.identity import Identity
+from swarm.model.blueprint import Layout
 from swarm.net.channel import Delivery, Reply
 from swarm.net.endpoint import Endpoint
 from swarm.net.outbox import Outbox, unpack
@@ -28,6 +40,8 @@ from swarm.wire.messages import (
     Ack,
     AssignPlan,
     CannotContinue,
+    GroupLoaded,
+    GroupNotLoaded,
     Heartbeat,
     MicrobatchDone,
     Orders,
@@ -52,6 +66,7 @@ class Conductor:
 
     run_dir: RunDir
     config: RunConfig
+    layout: Layout
     identity: Identity
     endpoint: Endpoint
     log: AuditLog
@@ -179,8 +194,10 @@ class Conductor:
                     await self._check(peers)
                 case Lost(peer, problem):
                     self._on_lost(peer, problem)
-                case Applied(num_steps, snapshot=True):
-                    self._start_collecting(num_steps)
+                case Applied(checkpoint=True):
+                    self._start_collecting(instruction)
+                case PlanChangeOff(problem):
+                    self.tell({"event": "warning", "problem": f"the plan does not change: {problem}"})
                 case Halt():
                     self._halted = instruction
                 case Finish():
@@ -210,19 +227,20 @@ class Conductor:
                 self._on_lost(peer, "it did not answer after a failed round")
         self._events.put_nowait(self._leader.checked)
 
-    def _start_collecting(self, num_steps: int) -> None:
-        task = asyncio.create_task(self._collect(num_steps))
+    def _start_collecting(self, applied: Applied) -> None:
+        task = asyncio.create_task(self._collect(applied.plan, applied.num_steps))
         self._collecting.add(task)
-        if num_steps < self.config.schedule.steps:  # the last one's error ends the run, so `lead` awaits it
+        if applied.num_steps < self.config.schedule.steps:  # the last one's error ends the run, so `lead` awaits it
             task.add_done_callback(self._collecting.discard)
 
-    async def _collect(self, num_steps: int) -> None:
+    async def _collect(self, plan: Plan, num_steps: int) -> None:
         assert self._leader is not None
         try:
             folder = await collect(
                 self.endpoint,
                 self.config,
-                self._leader.plan,
+                self.layout,
+                plan,
                 frozenset(self._leader.lost),
                 num_steps,
                 dict(self._cursors),
@@ -299,6 +317,10 @@ class Conductor:
                 return leader.failed(peer, report)
             case CannotContinue():
                 return leader.cannot_continue(peer, report)
+            case GroupLoaded():
+                return leader.group_loaded(peer, report)
+            case GroupNotLoaded():
+                return leader.group_not_loaded(peer, report)
             case StepApplied():
                 self.log.note_weights(report.step + 1, report.stage, peer, report.digest)
                 return leader.applied(peer, report)

@@ -54,11 +54,23 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """Every member holds the weights after `num_steps` steps; `digests` by group."""
+    """Every member of `plan` holds the weights after `num_steps` steps; with `checkpoint`, also a copy of them.
+
+    Attributes:
+        digests: of the weights, by group.
+    """
 
     num_steps: int
     digests: tuple[str, ...]
-    snapshot: bool
+    plan: Plan
+    checkpoint: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PlanChangeOff:
+    """The plan that was proposed will not come."""
+
+    problem: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,4 +86,4 @@ class Finish:
     """Every step is applied."""
 
 
-Instruction = Send | NewPlan | Record | CheckPeers | Lost | Applied | Halt | Finish
+Instruction = Send | NewPlan | PlanChangeOff | Record | CheckPeers | Lost | Applied | Halt | Finish

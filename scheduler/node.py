@@ -178,7 +178,9 @@ async def opened(
                 roster = Roster(min_hosts, min_owners)
                 addresses = tuple(str(address) for address in await p2p.get_visible_maddrs())
                 reception = Reception(run_dir, config, admin, log, roster, status, directory, membership, tell)
-                conductor = Conductor(run_dir, config, identity, endpoint, log, roster, status, tell, term=1)
+                conductor = Conductor(
+                    run_dir, config, model_layout, identity, endpoint, log, roster, status, tell, term=1
+                )
                 await endpoint.start()
                 yield Node(
                     config,

@@ -22,8 +22,20 @@ import enum
 import math
 from dataclasses import dataclass, field
 
-from scheduler.instructions import Applied, CheckPeers, Finish, Halt, Instruction, Lost, NewPlan, Record, Send
+from scheduler.instructions import (
+    Applied,
+    CheckPeers,
+    Finish,
+    Halt,
+    Instruction,
+    Lost,
+    NewPlan,
+    PlanChangeOff,
+    Record,
+    Send,
+)
 from scheduler.ledger import Ledger, Member
+from scheduler.transition import Stage, Transition
 from swarm.plan import Plan
 from swarm.wire.messages import (
     CannotContinue,
@@ -31,6 +43,8 @@ from swarm.wire.messages import (
     CommitStep,
     GoRound,
     GrantLeases,
+    GroupLoaded,
+    GroupNotLoaded,
     MicrobatchDone,
     PeersLost,
     ReopenStep,
@@ -63,7 +77,8 @@ class _Applying:
 
     waiting: set[Member]
     digests: dict[int, str]
-    snapshot: bool
+    plan: Plan
+    checkpoint: bool
 
 
 @dataclass(slots=True)
@@ -97,6 +112,9 @@ class StepLeader:
     _waiting: set[Member] = field(default_factory=set)
     _reduced: dict[Member, RoundReduced] = field(default_factory=dict)
     _applying: dict[int, _Applying] = field(default_factory=dict)
+    _transition: Transition | None = None
+    _num_transfers: int = 0
+    _checkpoint_is_due: bool = False
 
     # --- events ----------------------------------------------------------------------------------------------------
 
@@ -180,22 +198,26 @@ class StepLeader:
         applying.waiting.discard(member)
         if applying.digests.setdefault(report.stage, report.digest) != report.digest:
             return self._halt("two replicas hold different weights after one step", report.stage)
-        return self._settle_applied()
+        off: list[Instruction] = []
+        if self._transition is not None:
+            span = applying.plan.span_of(report.stage)
+            if not self._transition.weights_are(span, report.step + 1, report.digest):
+                off = self._call_off("a peer loaded other weights than the group holds")
+        return off + self._settle_applied()
 
     def peer_lost(self, peer: str) -> list[Instruction]:
         """A peer is gone for good: what it held must be computed again."""
         if peer in self.lost or self.phase is Phase.HALTED:
             return []
-        groups = self.plan.groups_of(peer)
         self.lost.add(peer)
-        if not groups:
-            return []
-        if self.phase is Phase.FINISHED:
-            return self._forget_applying(peer)
+        instructions = self._forget_applying(peer)  # of steps under earlier plans, too
+        if self._transition is not None and not self._transition.lose(self.lost):
+            instructions += self._call_off("too many of its peers were lost")
+        if self.phase is Phase.FINISHED or not self.plan.groups_of(peer):
+            return instructions
         for stage, members in enumerate(self.plan.groups):
             if all(member in self.lost for member in members):
                 return self._halt("the last replica is gone", stage)
-        instructions: list[Instruction] = self._forget_applying(peer)
         if self.phase is not Phase.OPEN:
             instructions += self._reopen()
         for owner in self._owners():
@@ -204,6 +226,38 @@ class StepLeader:
         for owner in self._owners():
             instructions += self._grant(owner, self._first_share())
         return instructions + self._close_if_complete()
+
+    def propose(self, target: Plan) -> bool:
+        """Change to another plan as soon as everybody in it holds what it needs; False while another change is on.
+
+        Args:
+            target: its spans, replicas and owners count; its number and first step come with the change.
+        """
+        if self._transition is not None or self.phase in (Phase.HALTED, Phase.FINISHED):
+            return False
+        transition = Transition.between(self._num_transfers + 1, self.term, self.plan, target)
+        if not transition.lose(self.lost):
+            return False
+        self._num_transfers += 1
+        self._transition = transition
+        return True
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether a plan change is on its way."""
+        return self._transition is not None
+
+    def group_loaded(self, peer: str, report: GroupLoaded) -> list[Instruction]:
+        """A mover holds the state after some step."""
+        if self._transition is None or self._transition.loaded(peer, report):
+            return []
+        return self._call_off(f"{peer} loaded other weights than the group holds")
+
+    def group_not_loaded(self, peer: str, report: GroupNotLoaded) -> list[Instruction]:
+        """A mover cannot load what it should."""
+        if self._transition is None or report.transfer != self._transition.transfer:
+            return self._ignore()
+        return self._call_off(f"{peer} cannot load its layers: {report.problem}")
 
     @property
     def waiting_for(self) -> tuple[str, ...]:
@@ -268,33 +322,65 @@ class StepLeader:
         return [*instructions, CheckPeers(peers)]
 
     def _commit(self, grad_norm: float) -> list[Instruction]:
-        num_steps = self.step + 1
-        snapshot = num_steps % self.checkpoint_every_steps == 0 or num_steps == self.num_steps
         instructions: list[Instruction] = [self._record(grad_norm)]
+        checkpoint = self._takes_checkpoint()
         for stage, peer in self._members():
-            instructions.append(
-                Send(
-                    peer,
-                    CommitStep(
-                        term=self.term,
-                        plan=self.plan.number,
-                        step=self.step,
-                        stage=stage,
-                        round=self.round,
-                        grad_norm=grad_norm,
-                        snapshot=snapshot,
-                    ),
-                )
+            order = CommitStep(
+                term=self.term,
+                plan=self.plan.number,
+                step=self.step,
+                stage=stage,
+                round=self.round,
+                grad_norm=grad_norm,
+                snapshot=checkpoint or self._is_needed(stage, Stage.WANTED),
+                share_average=self._is_needed(stage, Stage.LOADING),
             )
-        self._applying[self.step] = _Applying(set(self._members()), {}, snapshot)
-        self.step = num_steps
+            instructions.append(Send(peer, order))
+        self._applying[self.step] = _Applying(set(self._members()), {}, self.plan, checkpoint)
+        self.step += 1
         if self.step == self.num_steps:
             self.phase = Phase.FINISHED
+            self._transition = None
             return instructions
+        return instructions + self._next_plan(grad_norm) + self._open()
+
+    def _takes_checkpoint(self) -> bool:
+        """Whether members keep a checkpoint's copy after this step: not while movers still need the one before."""
+        num_steps = self.step + 1
+        self._checkpoint_is_due |= num_steps % self.checkpoint_every_steps == 0
+        busy = self._transition is not None and self._transition.stage is not Stage.WANTED
+        if num_steps == self.num_steps or (self._checkpoint_is_due and not busy):
+            self._checkpoint_is_due = False
+            return True
+        return False
+
+    def _is_needed(self, group: int, stage: Stage) -> bool:
+        """Whether a plan change at this stage needs something of the group."""
+        transition = self._transition
+        return transition is not None and transition.stage is stage and transition.needs(self.plan.span_of(group))
+
+    def _next_plan(self, grad_norm: float) -> list[Instruction]:
+        """After a commit: the plan that was proposed, if everybody is ready; else the same without those who died."""
+        transition, instructions = self._transition, list[Instruction]()
+        committed = self.step - 1
+        if transition is not None and transition.stage is Stage.LOADING:
+            instructions += transition.follow(committed, grad_norm)
+        if transition is not None and transition.is_ready(committed):
+            self.plan = transition.plan_after(self.plan, self.step)
+            self._transition = None
+            return [*instructions, NewPlan(self.plan)]
+        if transition is not None and transition.stage is Stage.WANTED:
+            transition.stage, transition.copied_steps = Stage.COPYING, self.step
         if any(self.plan.groups_of(peer) for peer in self.lost):
             self.plan = self.plan.without(frozenset(self.lost), self.step)
             instructions.append(NewPlan(self.plan))
-        return instructions + self._open()
+        return instructions
+
+    def _call_off(self, problem: str) -> list[Instruction]:
+        assert self._transition is not None
+        instructions = [*self._transition.cancel(), PlanChangeOff(problem)]
+        self._transition = None
+        return instructions
 
     def _halt(self, problem: str, stage: int) -> list[Instruction]:
         self.phase = Phase.HALTED
@@ -365,7 +451,10 @@ class StepLeader:
                 break
             del self._applying[step]
             digests = tuple(applying.digests[stage] for stage in sorted(applying.digests))
-            instructions.append(Applied(step + 1, digests, applying.snapshot))
+            instructions.append(Applied(step + 1, digests, applying.plan, applying.checkpoint))
+            transition = self._transition
+            if transition is not None and transition.stage is Stage.COPYING and transition.copied_steps == step + 1:
+                instructions += transition.prepare(self.plan, self.lost)
         if self.phase is Phase.FINISHED and not self._applying:
             instructions.append(Finish())
         return instructions

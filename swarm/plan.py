@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from swarm.model.spans import ENDS, Span
 from swarm.wire.codec import message
 
 
@@ -76,6 +77,25 @@ class Plan:
     def groups_of(self, peer: str) -> tuple[int, ...]:
         """The groups that a peer is in."""
         return tuple(index for index, members in enumerate(self.groups) if peer in members)
+
+    def spans_of(self, peer: str) -> frozenset[Span]:
+        """What a peer holds: the layers of its stage, and `ENDS` if it owns data."""
+        spans = {(stage.first_layer, stage.last_layer) for stage in self.stages if peer in stage.replicas}
+        return frozenset(spans | ({ENDS} if peer in self.owners else set()))
+
+    def group_of(self, span: Span) -> int | None:
+        """The number of the group that holds exactly this span."""
+        if span == ENDS:
+            return self.ends_stage
+        spans = [(stage.first_layer, stage.last_layer) for stage in self.stages]
+        return spans.index(span) if span in spans else None
+
+    def span_of(self, group: int) -> Span:
+        """What the members of a group hold."""
+        if group == self.ends_stage:
+            return ENDS
+        stage = self.stages[group]
+        return stage.first_layer, stage.last_layer
 
     def without(self, lost: frozenset[str], first_step: int) -> Plan:
         """The next plan: the same spans without the lost peers."""

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+Span = tuple[int, int]
+"""Half-open span of decoder layers that a group holds, or `ENDS`."""
+ENDS: Span = (0, 0)
+"""What the owners hold together: the layers outside of the trunk, embedding, norm and head."""
+
 
 class LayerSpan(NamedTuple):
     """Decoder layers `first` up to, but not including, `last`, by their global numbers."""

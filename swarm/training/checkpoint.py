@@ -21,7 +21,7 @@ import shutil
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors.torch
 from torch import Tensor
@@ -29,30 +29,14 @@ from torch import Tensor
 from swarm.config import RunConfig
 from swarm.durable import publish, sha256_of, sync_folder
 from swarm.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing, ConfigError
-
-Kind = Literal["model", "optimizer"]
+from swarm.model.parts import Kind, part_name
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 
 _FORMAT = 1
-_LAYER = re.compile(r"\.layers\.(\d+)\.")
 _FOLDER = re.compile(r"step-(\d{8,})")
 _ANOTHER = "use another checkpoint or fetch this one again"
-
-
-def part_name(kind: Kind, tensor_name: str) -> str:
-    """The part that a tensor belongs to, such as `model-00007` or `optimizer-ends`."""
-    layer = _LAYER.search(tensor_name)
-    return f"{kind}-{int(layer[1]):05d}" if layer else f"{kind}-ends"
-
-
-def split_into_parts(kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Sort tensors by the part they belong to."""
-    parts: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        parts.setdefault(part_name(kind, name), {})[name] = tensor
-    return parts
 
 
 class CheckpointWriter:

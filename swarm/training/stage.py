@@ -6,7 +6,7 @@ forwards are kept until their backward: nothing is computed twice. All methods r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import safetensors.torch
@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from swarm.config import RunConfig
+from swarm.errors import CheckpointCorrupt
+from swarm.model.parts import Kind, split_into_parts
 from swarm.model.slices import build_ends, build_trunk_slice, named_global_parameters
 from swarm.model.spans import LayerSpan
-from swarm.training.checkpoint import split_into_parts
 from swarm.training.device import Device
-from swarm.training.optimizer import apply, build_optimizer, state_tensors
+from swarm.training.optimizer import apply, build_optimizer, load_state_tensors, state_tensors
 from swarm.wire.digest import digest_of
 from swarm.wire.messages import Lease, Work
 
@@ -108,12 +109,38 @@ class Stage:
     def snapshot(self) -> dict[str, bytes]:
         """The weights and the optimizer's state, by checkpoint part, as safetensors files in memory."""
         weights = {name: parameter.detach() for name, parameter in self._named}
-        parts = split_into_parts("model", weights)
-        parts |= split_into_parts("optimizer", state_tensors(self._optimizer))
-        return {
-            part: safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
-            for part, tensors in parts.items()
+        return _as_files("model", weights) | _as_files("optimizer", state_tensors(self._optimizer))
+
+    def gradient_files(self, averaged: Sequence[Tensor]) -> dict[str, bytes]:
+        """An averaged gradient, by part, as safetensors files in memory.
+
+        Args:
+            averaged: one tensor a parameter, as `mean_gradient`.
+        """
+        tensors = {
+            name: gradient.reshape(parameter.shape)
+            for (name, parameter), gradient in zip(self._named, averaged, strict=True)
         }
+        return _as_files("gradient", tensors)
+
+    def in_order(self, gradients: Mapping[str, Tensor]) -> list[Tensor]:
+        """An averaged gradient by global names, for `apply`; raises CheckpointCorrupt."""
+        return [_of_shape(gradients, name, parameter) for name, parameter in self._named]
+
+    def load(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        """Take over weights and what an optimizer remembers.
+
+        Args:
+            weights: by global name; more than ours are ignored.
+            state: by `<global name>/<what>`, as `state_tensors`; empty before the first step.
+
+        Raises:
+            CheckpointCorrupt: a parameter is missing or has another shape.
+        """
+        with torch.no_grad():
+            for name, parameter in self._named:
+                parameter.copy_(_of_shape(weights, name, parameter))
+        load_state_tensors(self._optimizer, state)
 
     def _forget(self) -> None:
         raise NotImplementedError
@@ -251,3 +278,18 @@ def _backward(output: Tensor, hidden: Tensor, gradient: Tensor | None, *, count:
     torch.autograd.backward(output, gradient)
     assert hidden.grad is not None
     return hidden.grad
+
+
+def _as_files(kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, bytes]:
+    return {
+        part: safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in content.items()})
+        for part, content in split_into_parts(kind, tensors).items()
+    }
+
+
+def _of_shape(tensors: Mapping[str, Tensor], name: str, parameter: Tensor) -> Tensor:
+    tensor = tensors.get(name)
+    if tensor is None or tensor.shape != parameter.shape:
+        found = "missing" if tensor is None else f"{tuple(tensor.shape)}, not {tuple(parameter.shape)}"
+        raise CheckpointCorrupt(f"the state of {name} is {found}", "fetch it from another replica")
+    return tensor

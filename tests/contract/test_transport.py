@@ -20,7 +20,7 @@ from swarm.net.libp2p import Libp2pTransport, start_daemon
 from swarm.net.memory import MemoryNetwork
 from swarm.net.transport import Transport
 from swarm.wire import frames
-from swarm.wire.messages import Ack, Activation, Heartbeat, Hello, Lease, SpeedProbe, Work
+from swarm.wire.messages import PROTOCOL_VERSION, Ack, Activation, Heartbeat, Hello, Lease, SpeedProbe, Work
 from swarm.wire.payloads import PayloadRules
 
 FINGERPRINT = "f" * 64
@@ -205,11 +205,11 @@ def test_another_protocol_version_is_told_both_values(
         a, b = await net.endpoint(), await net.endpoint()
 
         def hello(endpoint: Endpoint) -> Hello:
-            version = 99 if endpoint is a else 1
+            version = 99 if endpoint is a else PROTOCOL_VERSION
             return Hello(version=version, fingerprint=FINGERPRINT, certificate=endpoint.certificate)
 
         monkeypatch.setattr(Endpoint, "_hello", hello)
-        with pytest.raises(SwarmError, match=r"S304.*version 99.*1"):
+        with pytest.raises(SwarmError, match=rf"S304.*version 99.*{PROTOCOL_VERSION}"):
             await a.request(b.peer_id, Heartbeat(waiting_for="", computed_tokens=0))
 
     run(body)

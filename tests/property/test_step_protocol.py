@@ -45,3 +45,29 @@ def test_the_faults_really_fire() -> None:
         "answered from the books",
     ):
         assert fired[kind] > 0, f"{kind} never happened: {fired}"
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    stages=st.integers(1, 3),
+    replicas=st.integers(1, 3),
+    owners=st.integers(1, 2),
+    deaths=st.integers(0, 2),
+)
+def test_plans_change_under_way(seed: int, stages: int, replicas: int, owners: int, deaths: int) -> None:
+    world = World(seed, stages=stages, replicas=replicas, owners=owners, batch=6, steps=10, deaths=deaths, changes=4)
+    world.run()
+    assert world.halted is None, world.halted
+    world.check_end()
+
+
+def test_plan_changes_really_happen() -> None:
+    fired: Counter[str] = Counter()
+    for seed in range(40):
+        world = World(seed, stages=2, replicas=3, owners=2, batch=8, steps=12, deaths=3, changes=5)
+        world.run()
+        world.check_end()
+        fired += world.fired
+    for kind in ("plan proposed", "span changed", "average followed", "plan change off", "killed", "retracted"):
+        assert fired[kind] > 0, f"{kind} never happened: {fired}"

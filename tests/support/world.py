@@ -1,5 +1,8 @@
 """A swarm of the production state machines on an adversarial network, without tensors or clocks.
 
+Plans change at any moment: hosts get other spans, standbys a first one, owners come in. What a member loads is
+modelled by the list of averages that its weights are made of.
+
 Messages between two peers stay in order, as on a stream, but may come twice; between different pairs they interleave
 at will. Peers die at any moment, rounds fail at any moment, frames and hops get lost. A group's gradient is modelled
 by what it counted, so that every invariant is a statement about sets.
@@ -7,27 +10,36 @@ by what it counted, so that every invariant is a statement about sets.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from peers.replica import Replica, Verdict
 from peers.window import Window
-from scheduler.instructions import Applied, CheckPeers, Finish, Halt, Lost, NewPlan, Record, Send
+from scheduler.instructions import Applied, CheckPeers, Finish, Halt, Lost, NewPlan, PlanChangeOff, Record, Send
 from scheduler.step import Phase, StepLeader
+from swarm.model.spans import ENDS, Span
 from swarm.plan import Plan, StagePlan
 from swarm.wire.messages import (
     Activation,
     BoundaryGradient,
     BoundaryTensor,
+    CancelGroup,
     CloseStep,
     CommitStep,
+    FollowStep,
     GoRound,
     GrantLeases,
+    GroupLoaded,
+    GroupNotLoaded,
     HopFailed,
     Lease,
     MicrobatchDone,
     PeersLost,
+    PrepareGroup,
     ReopenStep,
     ReplayWork,
     RoundFailed,
@@ -39,64 +51,230 @@ from swarm.wire.messages import (
 
 LEADER = "leader"
 TOKENS = 8
+T = TypeVar("T")
+
+
+Average = frozenset[tuple[Lease, int]]
+
+
+@dataclass
+class Load:
+    """What a member loads for the plan to come."""
+
+    order: PrepareGroup
+    weights: list[Average] | None = None
+    steps: set[int] = field(default_factory=set)  # committed since, as far as it has heard
+
+    @property
+    def span(self) -> Span:
+        return self.order.first_layer, self.order.last_layer
 
 
 @dataclass
 class Member:
-    """One process: a replica of one group, and a window if it is an owner."""
+    """One process: a replica of one group if the plan has one for it, and a window if it is an owner."""
 
     name: str
-    replica: Replica
+    replica: Replica | None
+    span: Span
     window: Window | None = None
+    plan: int = 1
     waiting: list[object] = field(default_factory=list)
     contributions: dict[Lease, int] = field(default_factory=dict)  # lease -> cursor: what the accumulator holds
     back_contributions: dict[Lease, int] = field(default_factory=dict)  # of an owner: what its back's sums hold
     round_members: tuple[str, ...] = ()
-    average: frozenset[tuple[Lease, int]] | None = None
-    weights: list[frozenset[tuple[Lease, int]]] = field(default_factory=list)
+    average: Average | None = None
+    weights: list[Average] = field(default_factory=list)
+    copies: dict[int, tuple[Span, list[Average]]] = field(default_factory=dict)
+    shared: dict[int, tuple[Span, Average]] = field(default_factory=dict)
+    load: Load | None = None
+    adopting: Plan | None = None  # until the load has caught up; orders wait
 
 
 class World:
     """Runs one schedule of events drawn from a seed."""
 
-    def __init__(self, seed: int, *, stages: int, replicas: int, owners: int, batch: int, steps: int, deaths: int):
+    def __init__(
+        self,
+        seed: int,
+        *,
+        stages: int,
+        replicas: int,
+        owners: int,
+        batch: int,
+        steps: int,
+        deaths: int,
+        changes: int = 0,
+    ):
         self.random = random.Random(seed)
         self.deaths_left = deaths
+        self.changes_left = changes
         self.fired: Counter[str] = Counter()
         hosts = [[f"h{stage}.{index}" for index in range(replicas)] for stage in range(stages)]
-        plan = Plan(
-            number=1,
-            fingerprint="",
-            first_step=0,
-            stages=tuple(
-                StagePlan(
-                    first_layer=stage,
-                    last_layer=stage + 1,
-                    replicas=tuple(names),
-                    routing_weights=(1.0,) * replicas,
-                )
-                for stage, names in enumerate(hosts)
-            ),
-            owners=tuple(f"o{index}" for index in range(owners)),
-            standby=(),
-            window=2,
-            predicted_tokens_per_s=0.0,
-        )
+        plan = self.make_plan([(2 * stage, 2 * stage + 2) for stage in range(stages)], hosts, owners)
+        self.num_layers = 2 * stages
         self.members = {
-            name: Member(name, Replica(stage, 1, 0), Window(plan, 0, 0) if stage == stages else None)
-            for stage, names in enumerate(plan.groups)
+            name: Member(
+                name, Replica(group, 1, 0), plan.span_of(group), Window(plan, 0, 0) if group == stages else None
+            )
+            for group, names in enumerate(plan.groups)
             for name in names
         }
+        if changes:
+            for name in ("h9.0", "h9.1", "o9"):
+                self.members[name] = Member(name, None, ENDS)
         self.plan = plan
-        self.leader = StepLeader(plan, 1, batch, TOKENS, 0, steps, 1000)
+        self.leader = StepLeader(plan, 1, batch, TOKENS, 0, steps, 3)
         self.queues: dict[tuple[str, str], deque[object]] = {}
         self.rounds: dict[tuple[int, int, int], dict[str, dict[Lease, int]]] = {}
         self.records: list[Record] = []
+        self.cursors: dict[tuple[str, int, Lease], int] = {}  # owner, step, lease: the text it carries
+        self.plan_numbers: dict[tuple[str, int], int] = {}  # owner, step: of the plan it sends under
         self.halted: Halt | None = None
         self.finished = False
         self.pending_checks: list[CheckPeers] = []
         self.dead: set[str] = set()
         self.undetected: list[str] = []
+
+    @staticmethod
+    def make_plan(spans: list[Span], hosts: list[list[str]], owners: int) -> Plan:
+        stages = tuple(
+            StagePlan(first_layer=first, last_layer=last, replicas=tuple(names), routing_weights=(1.0,) * len(names))
+            for (first, last), names in zip(spans, hosts, strict=True)
+        )
+        return Plan(
+            number=1,
+            fingerprint="",
+            first_step=0,
+            stages=stages,
+            owners=tuple(f"o{index}" for index in range(owners)),
+            standby=(),
+            window=2,
+            predicted_tokens_per_s=0.0,
+        )
+
+    # --- plan changes ----------------------------------------------------------------------------------------------
+
+    def propose(self) -> None:
+        """Any other cut of the trunk, any hosts anywhere; owners stay and may get company."""
+        self.changes_left -= 1
+        hosts = [name for name in self.members if name.startswith("h") and name not in self.dead]
+        self.random.shuffle(hosts)
+        cuts = self.random.sample(
+            range(1, self.num_layers), self.random.randint(0, min(len(hosts), self.num_layers) - 1)
+        )
+        bounds = [0, *sorted(cuts), self.num_layers]
+        spans = list(itertools.pairwise(bounds))
+        groups = [[hosts[index]] for index in range(len(spans))]
+        for name in hosts[len(spans) :]:
+            if self.random.random() < 0.8:
+                self.random.choice(groups).append(name)
+        target = self.make_plan(spans, groups, 0)
+        owners = [name for name in self.members if name.startswith("o") and name not in self.dead]
+        kept = [name for name in owners if name in self.plan.owners or self.random.random() < 0.7]
+        target = replace(target, owners=tuple(kept))
+        if kept and self.leader.propose(target):
+            self.fired["plan proposed"] += 1
+
+    def on_prepare(self, member: Member, order: PrepareGroup) -> None:
+        member.load = Load(order)
+        self.queues.setdefault(("net", member.name), deque()).append("load")
+
+    def go_on_loading(self, member: Member) -> None:
+        """One piece of background work; more follows while there is something to do."""
+        load = member.load
+        if load is None:
+            return
+        if load.weights is None:
+            found = self.donated(load, lambda donor: donor.copies.get(load.order.num_steps))
+            if found is None:
+                self.give_up(member, load)
+                return
+            load.weights = list(found)
+        elif len(load.weights) in load.steps:
+            step = len(load.weights)
+            average = self.donated(load, lambda donor: donor.shared.get(step))
+            if average is None:
+                living = [self.members[name] for name in load.order.donors if name not in self.dead]
+                if any(donor.replica is not None and donor.replica.step <= step for donor in living):
+                    self.fired["asked before the donor had applied"] += 1
+                    self.queues.setdefault(("net", member.name), deque()).append("load")
+                else:
+                    self.give_up(member, load)
+                return
+            load.weights.append(average)
+            self.fired["average followed"] += 1
+        else:
+            return
+        assert load.weights is not None
+        first, last = load.span
+        report = GroupLoaded(
+            transfer=load.order.transfer,
+            first_layer=first,
+            last_layer=last,
+            num_steps=len(load.weights),
+            digest=str(len(load.weights)),
+        )
+        self.send(member.name, LEADER, report)
+        self.queues.setdefault(("net", member.name), deque()).append("load")
+        self.finish_adopting(member)
+
+    def give_up(self, member: Member, load: Load) -> None:
+        assert member.adopting is None, "the last donor died, which the schedule should not allow"
+        self.fired["no donor left"] += 1
+        first, last = load.span
+        report = GroupNotLoaded(transfer=load.order.transfer, first_layer=first, last_layer=last, problem="no donor")
+        self.send(member.name, LEADER, report)
+        member.load = None
+
+    def donated(self, load: Load, kept: Callable[[Member], tuple[Span, T] | None]) -> T | None:
+        """Something that the living donors keep, if they keep it for every layer of the span."""
+        values = [
+            found
+            for name in load.order.donors
+            if name not in self.dead and (found := kept(self.members[name])) is not None
+        ]
+        if load.span == ENDS:
+            values = [found for found in values if found[0] == ENDS]
+            return values[0][1] if values else None
+        layers = {layer for span, _ in values for layer in range(*span)}
+        return values[0][1] if layers >= set(range(*load.span)) else None
+
+    def on_plan(self, member: Member, plan: Plan) -> None:
+        if plan.number <= member.plan:
+            return
+        member.adopting = plan
+        self.finish_adopting(member)
+
+    def finish_adopting(self, member: Member) -> None:
+        plan = member.adopting
+        if plan is None:
+            return
+        spans = plan.spans_of(member.name)
+        load = member.load
+        if not spans:
+            member.replica = member.window = None
+        elif member.replica is None or member.span not in spans:
+            if load is None or load.span not in spans or load.weights is None or len(load.weights) < plan.first_step:
+                return
+            assert not member.contributions
+            (member.span,) = spans
+            group = plan.group_of(member.span)
+            assert group is not None
+            member.replica = Replica(group, plan.number, plan.first_step)
+            member.weights = load.weights
+            member.window = Window(plan, plan.first_step, 0) if member.span == ENDS else None
+            self.fired["span changed"] += 1
+        else:
+            group = plan.group_of(member.span)
+            assert group is not None
+            member.replica.adopt(plan.number, group)
+            if member.window is not None:
+                member.window.adopt(plan)
+        member.load = None
+        member.adopting = None
+        member.plan = plan.number
+        self.wake(member)
 
     # --- the network -----------------------------------------------------------------------------------------------
 
@@ -127,6 +305,9 @@ class World:
         choice = self.random.random()
         if choice < 0.004 and self.deaths_left:
             self.kill()
+            return
+        if 0.004 < choice < 0.012 and self.changes_left:
+            self.propose()
             return
         if choice < 0.05 and self.undetected:
             self.fired["death noticed"] += 1
@@ -167,8 +348,11 @@ class World:
             self.pump(owner)
 
     def kill(self) -> None:
-        groups = [[name for name in names if name not in self.dead] for names in self.plan.groups]
-        candidates = [name for names in groups if len(names) > 1 for name in names]
+        living = [[name for name in names if name not in self.dead] for names in self.plan.groups]
+        last_ones = {names[0] for names in living if len(names) == 1}
+        candidates = sorted({name for names in living for name in names} - last_ones)
+        if any(self.members[name].plan < self.plan.number for names in living for name in names):
+            return  # anybody may be the last donor of a member that still loads
         if not candidates:
             return
         name = self.random.choice(candidates)
@@ -181,7 +365,11 @@ class World:
                 for frame in frames:
                     if pair[1] == name and isinstance(frame, BoundaryTensor) and pair[0] not in self.dead:
                         self.hop_failed(frame, name)
-        self.undetected.append(name)
+        coming = self.leader._transition
+        if coming is not None and not all(set(names) - self.dead for names in coming.target.groups):
+            self.carry_out(self.leader.peer_lost(name))  # in time to call the change off
+        else:
+            self.undetected.append(name)
 
     # --- the leader's shell ----------------------------------------------------------------------------------------
 
@@ -191,9 +379,8 @@ class World:
                 self.send(LEADER, instruction.peer, instruction.message)
             elif isinstance(instruction, NewPlan):
                 self.plan = instruction.plan
-                for names in instruction.plan.groups:
-                    for name in names:
-                        self.send(LEADER, name, instruction.plan)
+                for name in self.members:
+                    self.send(LEADER, name, instruction.plan)
             elif isinstance(instruction, Record):
                 self.check_record(instruction)
             elif isinstance(instruction, Lost):
@@ -207,6 +394,8 @@ class World:
                 self.halted = instruction
             elif isinstance(instruction, Finish):
                 self.finished = True
+            elif isinstance(instruction, PlanChangeOff):
+                self.fired["plan change off"] += 1
             else:
                 assert isinstance(instruction, Applied)
 
@@ -233,8 +422,10 @@ class World:
         if isinstance(message, BoundaryTensor):
             self.on_frame(member, message)
         elif isinstance(message, HopFailed):
-            assert member.window is not None
-            member.window.hop_failed(message.work, message.peer)
+            if member.window is not None:
+                member.window.hop_failed(message.work, message.peer)
+        elif message == "load":
+            self.go_on_loading(member)
         else:
             self.on_order(member, message)
         self.wake(member)
@@ -247,6 +438,8 @@ class World:
             RoundReduced: self.leader.reduced,
             RoundFailed: self.leader.failed,
             StepApplied: self.leader.applied,
+            GroupLoaded: self.leader.group_loaded,
+            GroupNotLoaded: self.leader.group_not_loaded,
         }
         self.carry_out(handlers[type(message)](sender, message))
 
@@ -260,10 +453,23 @@ class World:
 
     def on_order(self, member: Member, message: object) -> None:
         replica = member.replica
-        if isinstance(message, Plan):
-            replica.adopt(message.number)
-            if member.window is not None and message.number > member.window.plan.number:
-                member.window.adopt(message)
+        if isinstance(message, PrepareGroup):
+            self.on_prepare(member, message)
+        elif isinstance(message, FollowStep):
+            if member.load is not None and member.load.order.transfer == message.transfer:
+                member.load.steps.add(message.step)
+                self.queues.setdefault(("net", member.name), deque()).append("load")
+        elif isinstance(message, CancelGroup):
+            if member.load is not None and member.load.order.transfer == message.transfer:
+                member.load = None
+        elif member.adopting is not None:
+            member.waiting.append(message)
+        elif isinstance(message, Plan):
+            self.on_plan(member, message)
+        elif replica is None:
+            self.fired["order without a replica"] += 1  # said twice, or about a group that it left
+        elif isinstance(message, GrantLeases | ReplayWork | PeersLost) and member.window is None:
+            self.fired["order without a window"] += 1
         elif isinstance(message, GrantLeases):
             assert member.window is not None
             member.window.grant(message)
@@ -287,6 +493,7 @@ class World:
             raise AssertionError(message)
 
     def on_close(self, member: Member, order: CloseStep) -> None:
+        assert member.replica is not None
         if order.step > member.replica.step:
             member.waiting.append(order)
             return
@@ -302,6 +509,7 @@ class World:
             member.round_members = order.members
             key = (order.step, order.stage, order.round)
             self.rounds.setdefault(key, {})[member.name] = dict(member.contributions)
+            assert order.plan == member.plan, "two plans mixed in a step"
             if member.window is not None:
                 assert member.back_contributions == member.contributions, "front and back counted different things"
             assert order.tokens[order.members.index(member.name)] == TOKENS * len(member.contributions)
@@ -334,6 +542,7 @@ class World:
         self.send(member.name, LEADER, report)
 
     def on_commit(self, member: Member, order: CommitStep) -> None:
+        assert member.replica is not None
         if not member.replica.commit(order):
             return
         assert member.average is not None
@@ -343,6 +552,12 @@ class World:
         member.back_contributions.clear()
         if member.window is not None:
             member.window.committed(order.step)
+        if not order.share_average:
+            member.shared = {}
+        if order.snapshot:
+            member.copies = {order.step + 1: (member.span, list(member.weights))}
+        if order.share_average:
+            member.shared[order.step] = member.span, member.weights[-1]
         self.send(
             member.name,
             LEADER,
@@ -354,7 +569,10 @@ class World:
     def pump(self, member: Member) -> None:
         if member.window is None or member.name in self.dead:
             return
+        assert member.replica is not None
         for admission in member.window.admit(0.0):
+            self.cursors[member.name, admission.work.step, admission.work.lease] = admission.cursor
+            self.plan_numbers[member.name, admission.work.step] = member.window.plan.number
             verdict = member.replica.forward(member.window.plan.number, admission.work)
             if verdict is not Verdict.COMPUTE:
                 self.fired[f"owner's own {verdict}"] += 1
@@ -363,9 +581,9 @@ class World:
             self.forward(member, admission.work, 0, member.name, admission.route)
 
     def frame(self, kind: type, work: Work, stage: int, owner: str, route: tuple[str, ...]) -> BoundaryTensor:
-        number = max(self.members[owner].replica.plan, 1)
+        plan = self.plan_numbers[owner, work.step]
         frame: BoundaryTensor = kind(
-            plan=number, work=work, stage=stage, owner=owner, route=route, codec="fp32", shape=(1, 1, 1)
+            plan=plan, work=work, stage=stage, owner=owner, route=route, codec="fp32", shape=(1, 1, 1)
         )
         return frame
 
@@ -382,6 +600,10 @@ class World:
             self.on_owner_frame(member, frame)
             return
         replica = member.replica
+        if replica is None:
+            if frame.plan > member.plan:
+                member.waiting.append(frame)
+            return
         is_forward = isinstance(frame, Activation)
         verdict = (replica.forward if is_forward else replica.backward)(frame.plan, frame.work)
         if verdict is Verdict.WAIT:
@@ -390,26 +612,15 @@ class World:
             self.forward(member, frame.work, frame.stage + 1, frame.owner, frame.route)
         elif verdict in (Verdict.COUNT, Verdict.ANSWER):
             if verdict is Verdict.COUNT:
-                owner = self.members[frame.owner]
-                assert owner.window is not None
                 member.contributions[frame.work.lease] = self.cursors[frame.owner, frame.work.step, frame.work.lease]
             else:
                 self.fired["answered from the books"] += 1
             self.backward(member, frame.work, frame.stage - 1, frame.owner, frame.route)
 
-    @property
-    def cursors(self) -> dict[tuple[str, int, Lease], int]:
-        """What text a lease of a step carries: asked of the owner's window while it lives."""
-        found = {}
-        for member in self.members.values():
-            if member.window is not None:
-                for lease, item in member.window._items.items():
-                    found[member.name, member.window.step, lease] = item.cursor
-        return found
-
     def on_owner_frame(self, member: Member, frame: BoundaryTensor) -> None:
         window = member.window
         assert window is not None
+        assert member.replica is not None
         cursor = window.cursor_of(frame.work)
         if cursor is None or not window.is_wanted(frame.plan, frame.work, frame.route):
             return
@@ -443,7 +654,7 @@ class World:
         assert self.leader.phase is Phase.FINISHED
         ledgers = [frozenset((done.work.lease, done.cursor) for _, done in record.work) for record in self.records]
         for member in self.members.values():
-            if member.name not in self.dead:
+            if member.name not in self.dead and self.leader.plan.spans_of(member.name):
                 assert member.weights == ledgers
         spent = [(owner, done.cursor) for record in self.records for owner, done in record.work]
         assert len(spent) == len(set(spent)), "a sample was used twice"

@@ -34,7 +34,9 @@ def reopen(round_number: int = 1, step: int = 5, term: int = 1) -> ReopenStep:
 
 
 def commit(round_number: int = 1, step: int = 5, term: int = 1) -> CommitStep:
-    return CommitStep(term=term, plan=1, step=step, stage=0, round=round_number, grad_norm=1.0, snapshot=False)
+    return CommitStep(
+        term=term, plan=1, step=step, stage=0, round=round_number, grad_norm=1.0, snapshot=False, share_average=False
+    )
 
 
 def replica(*counted: Lease) -> Replica:
@@ -271,8 +273,8 @@ def test_a_leader_of_an_older_term_is_not_obeyed() -> None:
 
 def test_a_newer_plan_holds_and_an_older_one_never() -> None:
     books = Replica(0, 1, 5)
-    books.adopt(3)
-    books.adopt(2)
+    books.adopt(3, 0)
+    books.adopt(2, 0)
     assert books.plan == 3
     assert books.forward(3, Work(5, A, 0)) is Verdict.COMPUTE
     assert books.forward(1, Work(5, B, 0)) is Verdict.REFUSE

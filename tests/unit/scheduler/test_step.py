@@ -377,7 +377,7 @@ def apply_all(lead: StepLeader, step: int) -> list[Instruction]:
 def test_a_step_is_applied_when_everybody_says_so() -> None:
     lead = reducing()
     reduce_all(lead)
-    assert apply_all(lead, 0) == [Applied(1, ("w0", "w1", "w2"), snapshot=False)]
+    assert apply_all(lead, 0) == [Applied(1, ("w0", "w1", "w2"), lead.plan, checkpoint=False)]
     assert apply_all(lead, 0) == []
     assert lead.ignored_reports == 5
 
@@ -401,7 +401,7 @@ def test_the_last_step_finishes_when_it_is_applied() -> None:
     close_all(lead)
     assert not granted(reduce_all(lead))
     assert lead.phase is Phase.FINISHED
-    assert apply_all(lead, 0) == [Applied(1, ("w0", "w1", "w2"), snapshot=True), Finish()]
+    assert apply_all(lead, 0) == [Applied(1, ("w0", "w1", "w2"), lead.plan, checkpoint=True), Finish()]
 
 
 def test_different_weights_halt_the_run() -> None:
@@ -518,4 +518,4 @@ def test_who_is_lost_after_the_commit_is_not_waited_for() -> None:
     for stage, peer in lead._members():
         if peer != "b":
             assert lead.applied(peer, StepApplied(step=0, stage=stage, digest=f"w{stage}")) == []
-    assert lead.peer_lost("b") == [Applied(1, ("w0", "w1", "w2"), snapshot=True), Finish()]
+    assert lead.peer_lost("b") == [Applied(1, ("w0", "w1", "w2"), lead.plan, checkpoint=True), Finish()]

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from swarm.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
+from swarm.model.parts import split_into_parts
 from swarm.model.slices import build_ends, build_trunk_slice, named_global_parameters
 from swarm.model.spans import LayerSpan
-from swarm.training.checkpoint import CheckpointReader, CheckpointWriter, newest_checkpoint, split_into_parts
+from swarm.training.checkpoint import CheckpointReader, CheckpointWriter, newest_checkpoint
 from swarm.training.optimizer import apply, build_optimizer, state_tensors
 from tests.support.tiny_models import run_config
 

@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 from swarm.config import RunConfig
 from swarm.data.tokenizer import ByteTokenizer
 from swarm.errors import CheckpointCorrupt, CheckpointMissing, ConfigError, TargetExists
+from swarm.model.parts import split_into_parts
 from swarm.model.slices import build_full, named_global_parameters
 from swarm.training import verbs
-from swarm.training.checkpoint import CheckpointWriter, split_into_parts
+from swarm.training.checkpoint import CheckpointWriter
 from swarm.training.export import export
 from swarm.training.generate import generate
 from tests.support.tiny_models import FAMILIES, run_config

@@ -44,7 +44,9 @@ def test_every_message_survives_the_way(kind: int) -> None:
 
 def test_no_kind_is_left_out() -> None:
     assert set(KINDS) == set(codec.registered())
-    assert {cls.__module__ for cls in KINDS.values()} == {"swarm.admission", "swarm.plan", "swarm.wire.messages"}
+    modules = {cls.__module__ for cls in KINDS.values()}
+    topics = {f"swarm.wire.messages.{topic}" for topic in ("meeting", "microbatch", "state", "step")}
+    assert modules == {"swarm.admission", "swarm.plan", *topics}
 
 
 def test_a_number_is_never_given_twice() -> None:

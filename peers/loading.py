@@ -1,0 +1,162 @@
+"""Getting ready for another group while the present one goes on: its state is fetched, then every step is followed.
+
+    FETCHING   the state after some step, from whoever keeps a copy
+    FOLLOWING  the average of each step that was committed since, applied as the group applied it
+
+Whoever applies the same averages to the same state holds the same weights, bit by bit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import safetensors.torch
+from torch import Tensor
+
+from peers.workplace import Workplace
+from swarm.errors import CheckpointCorrupt, SwarmError
+from swarm.model.parts import Kind, parts_of
+from swarm.model.spans import ENDS, LayerSpan, Span
+from swarm.net.state import StateFetch
+from swarm.training.compute import Priority
+from swarm.training.stage import EndsStage, TrunkStage
+from swarm.wire.messages import FollowStep, GroupLoaded, GroupNotLoaded, PrepareGroup
+
+_PATIENCE_S = 60.0
+"""Without a new part for so long, donors are given up."""
+_FIRST_RETRY_S = 0.05
+_MAX_RETRY_S = 2.0
+
+
+class Loading:
+    """One group's state on its way to this peer.
+
+    Args:
+        order: what to load, and from whom.
+        place: where it happens.
+    """
+
+    def __init__(self, order: PrepareGroup, place: Workplace) -> None:
+        self.transfer = order.transfer
+        self.span: Span = (order.first_layer, order.last_layer)
+        self._order = order
+        self._place = place
+        self._norms: dict[int, float] = {}
+        self._changed = asyncio.Event()
+        self._stage: TrunkStage | EndsStage | None = None
+        self.num_steps = 0
+        self._problem: SwarmError | None = None
+        self._task = asyncio.create_task(self._run())
+
+    def follow(self, order: FollowStep) -> None:
+        """A step was committed."""
+        self._norms[order.step] = order.grad_norm
+        self._changed.set()
+
+    async def reached(self, num_steps: int) -> TrunkStage | EndsStage:
+        """The stage, as soon as it has seen so many steps.
+
+        Raises:
+            SwarmError: it never will.
+        """
+        while self._stage is None or self.num_steps < num_steps:
+            if self._problem is not None:
+                raise self._problem
+            self._changed.clear()
+            await self._changed.wait()
+        return self._stage
+
+    async def close(self) -> None:
+        """Forget it."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        first_layer, last_layer = self.span
+        try:
+            await self._load(self._order.num_steps)
+            while True:
+                step = self.num_steps
+                while step not in self._norms:
+                    self._changed.clear()
+                    await self._changed.wait()
+                await self._follow(step, self._norms.pop(step))
+        except SwarmError as error:
+            self._problem = error
+            self._changed.set()
+            self._place.report(
+                GroupNotLoaded(
+                    transfer=self.transfer, first_layer=first_layer, last_layer=last_layer, problem=error.problem
+                )
+            )
+
+    async def _load(self, num_steps: int) -> None:
+        # Off the compute thread: drawing initial weights takes seconds, and nobody else sees this stage yet.
+        building = asyncio.to_thread(self._build)
+        parts, stage = await asyncio.gather(
+            self._fetch(num_steps, self._names("model"), self._names("optimizer")), building
+        )
+        await asyncio.to_thread(lambda: stage.load(_tensors(parts, "model"), _tensors(parts, "optimizer")))
+        self._stage = stage
+        await self._arrived(num_steps, await asyncio.to_thread(stage.digest))
+
+    def _build(self) -> TrunkStage | EndsStage:
+        if self.span == ENDS:
+            return EndsStage(self._place.config, self._place.device)
+        return TrunkStage(self._place.config, self._place.device, LayerSpan(*self.span), self._place.keep_bytes)
+
+    async def _follow(self, step: int, grad_norm: float) -> None:
+        assert self._stage is not None
+        parts = await self._fetch(step + 1, self._names("gradient"), [])
+        average = self._stage.in_order(_tensors(parts, "gradient"))
+        digest = await self._place.compute.run(Priority.STEP, self._stage.apply, step, average, grad_norm)
+        await self._arrived(step + 1, digest)
+
+    async def _arrived(self, num_steps: int, digest: str) -> None:
+        self.num_steps = num_steps
+        self._changed.set()
+        first_layer, last_layer = self.span
+        self._place.report(
+            GroupLoaded(
+                transfer=self.transfer,
+                first_layer=first_layer,
+                last_layer=last_layer,
+                num_steps=num_steps,
+                digest=digest,
+            )
+        )
+
+    async def _fetch(self, num_steps: int, required: list[str], optional: list[str]) -> dict[str, bytes]:
+        """Donors may not have applied the step yet, or may be gone: ask again while anything comes."""
+        fetch = StateFetch(self._place.endpoint, num_steps, required, optional)
+        donors = [peer for peer in self._order.donors if peer != self._place.peer_id]
+        num_parts, since_s, pause_s = 0, time.monotonic(), _FIRST_RETRY_S
+        while True:
+            own = self._place.shelf.parts(self.span == ENDS, num_steps)
+            fetch.parts |= {name: own[name] for name in (*required, *optional) if name in own}
+            try:
+                return await fetch.run(donors)
+            except CheckpointCorrupt:
+                raise
+            except SwarmError:
+                if len(fetch.parts) > num_parts:
+                    num_parts, since_s, pause_s = len(fetch.parts), time.monotonic(), _FIRST_RETRY_S
+                elif time.monotonic() - since_s > _PATIENCE_S:
+                    raise
+            await asyncio.sleep(pause_s)
+            pause_s = min(_MAX_RETRY_S, 2 * pause_s)
+
+    def _names(self, kind: Kind) -> list[str]:
+        return parts_of(kind, self.span, self._place.layout.trunk, self._place.layout.num_layers)
+
+
+def _tensors(parts: dict[str, bytes], kind: Kind) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for name, data in parts.items():
+        if name.startswith(f"{kind}-"):
+            try:
+                tensors |= safetensors.torch.load(data)
+            except (safetensors.SafetensorError, ValueError) as error:
+                raise CheckpointCorrupt(f"{name} is no safetensors file ({error})", "ask another replica") from None
+    return tensors

@@ -1,0 +1,87 @@
+"""What this peer keeps of its groups' state for others: a copy after one step, and averages of the steps since."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+
+from swarm.errors import CheckpointMissing
+from swarm.model.spans import ENDS, Span
+from swarm.net.channel import Delivery, Reply
+from swarm.wire.messages import FetchState, ListState, PartInfo, StateChunk, StateList
+from swarm.wire.payloads import MAX_CHUNK_BYTES
+
+Parts = Mapping[str, bytes]
+
+
+class Shelf:
+    """Parts by the number of steps that the state has seen; the ends' apart from the trunk's.
+
+    The ends go to the scheduler and to other owners only: they are trained on private text.
+    """
+
+    def __init__(self) -> None:
+        self._copies: dict[bool, tuple[int, Parts]] = {}
+        self._averages: dict[bool, dict[int, Parts]] = {}
+        self._infos: dict[tuple[bool, int], tuple[PartInfo, ...]] = {}
+
+    def put_copy(self, span: Span, num_steps: int, parts: Parts) -> None:
+        """Keep the whole state of a group; an older copy gives way."""
+        self._copies[span == ENDS] = num_steps, parts
+        self._infos.clear()
+
+    def put_average(self, span: Span, num_steps: int, parts: Parts) -> None:
+        """Keep the averaged gradient that led to the state after `num_steps` steps."""
+        self._averages.setdefault(span == ENDS, {})[num_steps] = parts
+        self._infos.clear()
+
+    def drop_averages(self, span: Span) -> None:
+        """Nobody follows the group any more."""
+        self._averages.pop(span == ENDS, None)
+
+    def parts(self, is_ends: bool, num_steps: int) -> dict[str, bytes]:
+        """Everything of a state that is kept."""
+        found: dict[str, bytes] = {}
+        copy = self._copies.get(is_ends)
+        if copy is not None and copy[0] == num_steps:
+            found |= copy[1]
+        return found | dict(self._averages.get(is_ends, {}).get(num_steps, {}))
+
+    async def list(self, delivery: Delivery) -> Reply:
+        """Answer `ListState`."""
+        request = delivery.message
+        assert isinstance(request, ListState)
+        infos: tuple[PartInfo, ...] = ()
+        for is_ends in _allowed(delivery.roles):
+            key = is_ends, request.num_steps
+            if key not in self._infos:
+                self._infos[key] = await asyncio.to_thread(_describe, self.parts(*key))
+            infos += self._infos[key]
+        return Reply(StateList(parts=infos))
+
+    async def fetch(self, delivery: Delivery) -> Reply:
+        """Answer `FetchState`; raises CheckpointMissing."""
+        request = delivery.message
+        assert isinstance(request, FetchState)
+        for is_ends in _allowed(delivery.roles):
+            data = self.parts(is_ends, request.num_steps).get(request.name)
+            if data is not None and request.offset <= len(data):
+                return Reply(StateChunk(), memoryview(data)[request.offset : request.offset + MAX_CHUNK_BYTES])
+        raise CheckpointMissing(
+            f"this peer keeps no {request.name} after step {request.num_steps}", "list the parts again"
+        )
+
+
+def _allowed(roles: tuple[str, ...]) -> tuple[bool, ...]:
+    """Whose state members of these roles may have: of the trunk, and of the ends."""
+    may_have_ends = "scheduler" in roles or "owner" in roles
+    may_have_trunk = "scheduler" in roles or "host" in roles
+    return (*((False,) if may_have_trunk else ()), *((True,) if may_have_ends else ()))
+
+
+def _describe(parts: Parts) -> tuple[PartInfo, ...]:
+    return tuple(
+        PartInfo(name=name, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        for name, data in sorted(parts.items())
+    )

@@ -1,0 +1,40 @@
+"""What every part of a peer works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from peers.shelf import Shelf
+from swarm.config import RunConfig
+from swarm.model.blueprint import Layout
+from swarm.net.allreduce import StrictRounds
+from swarm.net.endpoint import Endpoint
+from swarm.training.compute import Compute
+from swarm.training.device import Device
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """One process: its run, its machine, its way to others.
+
+    Attributes:
+        shelf: state that others may fetch.
+        keep_bytes: host memory for boundaries of counted microbatches.
+        report: tells the leader.
+    """
+
+    config: RunConfig
+    layout: Layout
+    endpoint: Endpoint
+    compute: Compute
+    device: Device
+    rounds: StrictRounds
+    shelf: Shelf
+    keep_bytes: int
+    report: Callable[[object], None]
+
+    @property
+    def peer_id(self) -> str:
+        """Our own."""
+        return self.endpoint.peer_id

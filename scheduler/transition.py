@@ -1,0 +1,145 @@
+"""From one plan to the next while the swarm trains: who loads what, and when the change may happen. Pure.
+
+    state     event                                           to        sends
+    WANTED    a commit, and nobody has anything to load       done      the new plan
+    WANTED    a commit                                        COPYING   (members of its groups keep a copy)
+    COPYING   every member has applied that step              LOADING   PrepareGroup to every mover
+    LOADING   a commit, some mover is too far behind          LOADING   FollowStep to every mover
+    LOADING   a commit, every mover has nearly caught up      done      FollowStep, then the new plan
+    any       a mover cannot load, or has other weights       off       CancelGroup to every mover
+    any       peers died, and a group would stay empty        off       CancelGroup to every mover
+
+A mover goes on with its present work while it loads. It follows every step that is committed meanwhile by applying the
+group's averaged gradient, which members share from the copy on; so it arrives bit-equal, and nobody waits for it but at
+the change itself, for the last averages.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field, replace
+
+from scheduler.instructions import Instruction, Send
+from swarm.model.spans import ENDS, Span
+from swarm.plan import Plan
+from swarm.wire.messages import CancelGroup, FollowStep, GroupLoaded, PrepareGroup
+
+MAX_LAG_STEPS = 2
+"""How many averages a mover may still lack when the plan changes: its group waits for them."""
+
+Mover = tuple[str, Span]
+
+
+class Stage(enum.Enum):
+    """How far the change is."""
+
+    WANTED = "wanted"
+    COPYING = "copying"
+    LOADING = "loading"
+
+
+@dataclass(slots=True)
+class Transition:
+    """One plan change. Made with `between`.
+
+    Attributes:
+        transfer: its number.
+        target: the plan to come, but for its number and first step.
+        copied_steps: the state after so many steps is what movers load first.
+    """
+
+    transfer: int
+    term: int
+    target: Plan
+    stage: Stage = Stage.WANTED
+    copied_steps: int = 0
+    _reached: dict[Mover, int] = field(default_factory=dict)
+    _digests: dict[tuple[Span, int], str] = field(default_factory=dict)
+
+    @classmethod
+    def between(cls, transfer: int, term: int, plan: Plan, target: Plan) -> Transition:
+        """The change from one plan to another."""
+        self = cls(transfer, term, target)
+        for peer in sorted({peer for group in target.groups for peer in group}):
+            for span in sorted(target.spans_of(peer) - plan.spans_of(peer)):
+                self._reached[peer, span] = 0
+        return self
+
+    @property
+    def movers(self) -> tuple[Mover, ...]:
+        """Who has to load what."""
+        return tuple(self._reached)
+
+    def needs(self, span: Span) -> bool:
+        """Whether members that hold `span` keep copies and averages for some mover."""
+        return any(_overlap(span, wanted) for _, wanted in self._reached)
+
+    def lose(self, lost: set[str]) -> bool:
+        """Peers died: go on without them; False where that leaves a group empty."""
+        gone = frozenset(lost)
+        self.target = self.target.without(gone, self.target.first_step)
+        self._reached = {mover: steps for mover, steps in self._reached.items() if mover[0] not in gone}
+        return all(self.target.groups)
+
+    def loaded(self, peer: str, report: GroupLoaded) -> bool:
+        """A mover holds the state after some step; False where others that hold it have other weights."""
+        span = (report.first_layer, report.last_layer)
+        if report.transfer != self.transfer or (peer, span) not in self._reached:
+            return True
+        self._reached[peer, span] = max(self._reached[peer, span], report.num_steps)
+        return self.weights_are(span, report.num_steps, report.digest)
+
+    def weights_are(self, span: Span, num_steps: int, digest: str) -> bool:
+        """Somebody holds these weights; False where another one said something else."""
+        return self._digests.setdefault((span, num_steps), digest) == digest
+
+    def is_ready(self, step: int) -> bool:
+        """Whether the plan may change at the commit of `step`."""
+        if not self._reached:
+            return True
+        return self.stage is Stage.LOADING and min(self._reached.values()) > step - MAX_LAG_STEPS
+
+    def prepare(self, plan: Plan, lost: set[str]) -> list[Instruction]:
+        """Every member has its copy: movers may fetch it."""
+        self.stage = Stage.LOADING
+        instructions: list[Instruction] = []
+        for peer, span in self._reached:
+            donors = [
+                member
+                for group, members in enumerate(plan.groups)
+                for member in members
+                if member not in lost and _overlap(plan.span_of(group), span)
+            ]
+            order = PrepareGroup(
+                term=self.term,
+                transfer=self.transfer,
+                num_steps=self.copied_steps,
+                first_layer=span[0],
+                last_layer=span[1],
+                donors=tuple(sorted(set(donors))),
+            )
+            instructions.append(Send(peer, order))
+        return instructions
+
+    def follow(self, step: int, grad_norm: float) -> list[Instruction]:
+        """A step is committed that movers must take, too."""
+        order = FollowStep(term=self.term, transfer=self.transfer, step=step, grad_norm=grad_norm)
+        return [Send(peer, order) for peer in self._peers]
+
+    def cancel(self) -> list[Instruction]:
+        """The change is off."""
+        return [Send(peer, CancelGroup(term=self.term, transfer=self.transfer)) for peer in self._peers]
+
+    def plan_after(self, plan: Plan, first_step: int) -> Plan:
+        """The target with the number and the step from which it holds."""
+        return replace(self.target, number=plan.number + 1, first_step=first_step)
+
+    @property
+    def _peers(self) -> list[str]:
+        return sorted({peer for peer, _ in self._reached})
+
+
+def _overlap(span: Span, other: Span) -> bool:
+    if ENDS in (span, other):
+        return span == other
+    return span[0] < other[1] and other[0] < span[1]

@@ -1,0 +1,113 @@
+"""Fetching parts of other members' state: from several at once, checked by hash, going on where it stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from swarm.errors import CheckpointCorrupt, CheckpointMissing, SwarmError
+from swarm.net.endpoint import Endpoint
+from swarm.wire.messages import FetchState, ListState, PartInfo, StateChunk, StateList
+
+_AT_ONCE = 2
+"""Parts under way from one donor: one on the wire while the next is being asked for."""
+
+
+@dataclass(slots=True)
+class StateFetch:
+    """Parts of the state after `num_steps` steps; what has arrived stays when `run` fails and is run again.
+
+    Args:
+        endpoint: asks.
+        num_steps: of the state.
+        required: names of parts without which nothing is done.
+        optional: names of parts that are taken where donors have them.
+        parts: what has arrived, by name; may be filled with what is here already.
+    """
+
+    endpoint: Endpoint
+    num_steps: int
+    required: Collection[str]
+    optional: Collection[str] = ()
+    parts: dict[str, bytes] = field(default_factory=dict)
+
+    async def run(self, donors: Collection[str]) -> dict[str, bytes]:
+        """Fetch what is missing, each part from whichever donor is free.
+
+        Returns:
+            Every part, by name.
+
+        Raises:
+            CheckpointMissing: no donor has a required part, now.
+            CheckpointCorrupt: donors disagree, or a part does not match its hash.
+            NetworkError: the last donor of a part broke off.
+        """
+        offers = await self._offers(donors)
+        missing = [name for name in self.required if name not in self.parts and name not in offers]
+        if missing:
+            raise CheckpointMissing(
+                f"no donor has {missing[0]} of the state after step {self.num_steps}", "wait for the next copy"
+            )
+        lanes = {donor: asyncio.Semaphore(_AT_ONCE) for donor in donors}
+        wanted = [name for name in (*self.required, *self.optional) if name in offers and name not in self.parts]
+        fetches = []
+        for place, name in enumerate(wanted):
+            info, holders = offers[name]
+            first = place % len(holders)  # donors share the parts
+            fetches.append(self._fetch(info, [*holders[first:], *holders[:first]], lanes))
+        for result in await asyncio.gather(*fetches, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+        return self.parts
+
+    async def _offers(self, donors: Collection[str]) -> Mapping[str, tuple[PartInfo, list[str]]]:
+        lists = await asyncio.gather(*(self._list(donor) for donor in donors))
+        offers: dict[str, tuple[PartInfo, list[str]]] = {}
+        for donor, parts in zip(donors, lists, strict=True):
+            for part in parts:
+                info, holders = offers.setdefault(part.name, (part, []))
+                if info != part:
+                    raise CheckpointCorrupt(
+                        f"{donor} and {holders[0]} hold different {part.name} after step {self.num_steps}",
+                        "the admin should look for a faulty machine",
+                    )
+                holders.append(donor)
+        return offers
+
+    async def _list(self, donor: str) -> tuple[PartInfo, ...]:
+        try:
+            reply, _ = await self.endpoint.request(donor, ListState(num_steps=self.num_steps))
+        except SwarmError:
+            return ()
+        return reply.parts if isinstance(reply, StateList) else ()
+
+    async def _fetch(self, info: PartInfo, holders: list[str], lanes: Mapping[str, asyncio.Semaphore]) -> None:
+        for donor in holders:
+            try:
+                async with lanes[donor]:
+                    self.parts[info.name] = await self._fetch_from(donor, info)
+                return
+            except SwarmError:
+                if donor == holders[-1]:
+                    raise
+
+    async def _fetch_from(self, donor: str, info: PartInfo) -> bytes:
+        data = bytearray()
+        while len(data) < info.num_bytes:
+            request = FetchState(num_steps=self.num_steps, name=info.name, offset=len(data))
+            reply, chunk = await self.endpoint.request(donor, request)
+            if not chunk or not isinstance(reply, StateChunk):
+                break
+            data += chunk
+        content = bytes(data)
+        if len(content) != info.num_bytes or (await asyncio.to_thread(_sha256, content)) != info.sha256:
+            raise CheckpointCorrupt(
+                f"{donor} sent a {info.name} that does not match its own hash", "ask another replica"
+            )
+        return content
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
