@@ -74,7 +74,6 @@ class Assignment:
         spans = plan.spans_of(self._place.peer_id)
         if self.plan is None and not spans:
             self._say("standing by: the plan has no stage for this peer")
-        self.plan = plan
         for span in set(self._members) - spans:
             await self._leave(span)
         for span, member in self._members.items():
@@ -89,6 +88,7 @@ class Assignment:
         for loading in self._loads.values():  # for a plan that is here now, or never comes
             await loading.close()
         self._loads.clear()
+        self.plan = plan  # frames of it had to wait until here
         early, self._early = self._early, []
         for delivery in early:
             self.take(delivery)

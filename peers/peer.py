@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 
 from peers.assignment import Assignment
 from peers.cursor import CursorFile
-from peers.probe import measure_bytes_per_s, measure_layer_s, usable_memory_bytes
+from peers.probe import (
+    LayerCosts,
+    measure_downlink,
+    measure_ends,
+    measure_layer,
+    measure_link,
+    measure_links,
+    usable_memory_bytes,
+)
 from peers.shelf import Shelf
 from peers.workplace import Workplace
 from swarm.admission import Invite, unseal
@@ -23,6 +31,7 @@ from swarm.net.channel import Delivery, Reply
 from swarm.net.directory import LIFETIME_S, Directory, expiry
 from swarm.net.endpoint import Endpoint
 from swarm.net.outbox import Outbox, unpack
+from swarm.net.probing import answer_probes
 from swarm.plan import Plan
 from swarm.training.compute import Compute, Priority
 from swarm.training.device import Device
@@ -141,24 +150,35 @@ class Peer:
         self.endpoint.on_request(HopFailed, self._on_hop_failed, role="host")
         self.endpoint.on_request(ListState, self.shelf.list)
         self.endpoint.on_request(FetchState, self.shelf.fetch)
+        answer_probes(self.endpoint)
         for kind in (Activation, BoundaryGradient):
             self.endpoint.on_frame(kind, self._on_tensor)
 
     async def _measure(self) -> Capabilities:
-        layer_s = 0.0
+        config, compute = self.joined.config, self.compute
+        costs, ends_s = LayerCosts(), 0.0
         if "host" in self._roles:
             self.say("measuring one layer of the run's model")
-            layer_s = await self.compute.run(
-                Priority.STEP, measure_layer_s, self.joined.config, self.layout, self.device
-            )
+            costs = await compute.run(Priority.STEP, measure_layer, config, self.layout, self.device)
+        if "owner" in self._roles:
+            self.say("measuring both ends of the run's model")
+            ends_s = await compute.run(Priority.STEP, measure_ends, config, self.layout, self.device)
         self._leader = await self._find_leader()
-        self.say("measuring the way to the scheduler")
+        self.say("measuring the way to the scheduler and to other hosts")
+        to_leader = await measure_link(self.endpoint, self._leader)
+        links = await measure_links(self.endpoint, await self.directory.read(PeerRecord))
         return Capabilities(
             roles=self._roles,
             addresses=self.addresses,
             memory_bytes=usable_memory_bytes(self.node, self.device),
-            layer_seconds=layer_s,
-            bytes_per_s=await measure_bytes_per_s(self.endpoint, self._leader),
+            layer_seconds=costs.layer_seconds,
+            overhead_seconds=costs.overhead_seconds,
+            layer_bytes=costs.layer_bytes,
+            graph_bytes=costs.graph_bytes,
+            ends_seconds=ends_s,
+            up_bytes_per_s=max(link.bytes_per_s for link in (to_leader, *links)),
+            down_bytes_per_s=await measure_downlink(self.endpoint, self._leader, to_leader.round_trip_s),
+            links=(to_leader, *links),
         )
 
     @property

@@ -3,43 +3,123 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from swarm.config import NodeConfig, RunConfig
+from swarm.errors import SwarmError
 from swarm.model.blueprint import Layout
-from swarm.model.slices import build_trunk_slice
 from swarm.model.spans import LayerSpan
 from swarm.net.endpoint import Endpoint
 from swarm.training.device import Device
-from swarm.wire.messages import SpeedProbe
+from swarm.training.stage import EndsStage, TrunkStage
+from swarm.wire import compression
+from swarm.wire.messages import Capabilities, Lease, Link, PeerRecord, SpeedProbe, WantProbe, Work
 
 _WARM_UP = 1
 _TIMED = 5
-_PROBE_BYTES = 4 << 20
+_FIRST_PROBE_BYTES = 256 << 10
+_MAX_PROBE_BYTES = 4 << 20
+_LONG_ENOUGH_S = 0.2
+"""A transfer of this length measures a line; a shorter one its latency."""
+_Transfer = Callable[[int], Awaitable[None]]
+MAX_LINKS_MEASURED = 3
+"""Other hosts that a newcomer measures its way to."""
 
 
-def measure_layer_s(config: RunConfig, layout: Layout, device: Device) -> float:
-    """Seconds for forward and backward of one trunk layer on one microbatch.
+@dataclass(frozen=True, slots=True)
+class LayerCosts:
+    """One trunk layer and one microbatch; the fields of `Capabilities`."""
 
-    The shortest of a few: at the start of a run other programs on the machine load their libraries, which only adds.
+    layer_seconds: float = 0.0
+    overhead_seconds: float = 0.0
+    layer_bytes: int = 0
+    graph_bytes: int = 0
 
-    Runs on the calling thread; call it on the compute thread.
+
+def measure_layer(config: RunConfig, layout: Layout, device: Device) -> LayerCosts:
+    """Run one trunk layer as a stage does: forward, backward, an optimizer step, the codec both ways.
+
+    Times are the shortest of a few: at the start of a run other programs on the machine load their libraries, which
+    only adds. Runs on the calling thread; call it on the compute thread.
     """
     first = layout.trunk.first
-    layer = build_trunk_slice(config, LayerSpan(first, first + 1)).to(device.torch_device)
-    shape = (config.batch.microbatch_sequences, config.data.context_tokens, layout.hidden_size)
-    hidden = torch.randn(shape, device=device.torch_device, requires_grad=True)
-    durations = []
-    for _ in range(_WARM_UP + _TIMED):
+    stage = TrunkStage(config, device, LayerSpan(first, first + 1), keep_bytes=0)
+    hidden = torch.randn(_shape(config, layout))
+    layer_seconds, codec_seconds, graph_bytes = [], [], 0
+    for attempt in range(_WARM_UP + _TIMED):
+        work = Work(step=0, lease=Lease(number=0, lease=0), attempt=attempt)
         started_s = time.perf_counter()
-        with device.autocast():
-            output = layer(hidden)
-        output.backward(torch.ones_like(output))
-        if device.torch_device.type == "cuda":
-            torch.cuda.synchronize(device.torch_device)
-        durations.append(time.perf_counter() - started_s)
-    return min(durations[_WARM_UP:])
+        with _SavedBytes(stage) as saved:
+            output = stage.forward(work, hidden)
+        gradient = stage.backward(work, output, count=True)
+        layer_seconds.append(time.perf_counter() - started_s)
+        graph_bytes = max(graph_bytes, saved.num_bytes)
+        codec_seconds.append(_codec_s(config, output) + _codec_s(config, gradient))
+    stage.apply(0, stage.mean_gradient(1), 1.0)
+    return LayerCosts(
+        layer_seconds=min(layer_seconds[_WARM_UP:]),
+        overhead_seconds=min(codec_seconds[_WARM_UP:]),
+        layer_bytes=2 * stage.parameter_bytes + stage.optimizer_bytes,
+        graph_bytes=graph_bytes,
+    )
+
+
+def measure_ends(config: RunConfig, layout: Layout, device: Device) -> float:
+    """Seconds of an owner's own work on one microbatch, codec included; the shortest of a few."""
+    ends = EndsStage(config, device)
+    ids = torch.zeros((config.batch.microbatch_sequences, config.data.context_tokens), dtype=torch.int64)
+    seconds = []
+    for attempt in range(_WARM_UP + _TIMED):
+        work = Work(step=0, lease=Lease(number=0, lease=0), attempt=attempt)
+        started_s = time.perf_counter()
+        hidden = ends.front(work, ids)
+        _, gradient = ends.back(hidden, ids, count=True)
+        ends.front_backward(work, gradient, count=True)
+        seconds.append(time.perf_counter() - started_s + _codec_s(config, hidden) + _codec_s(config, gradient))
+    return min(seconds[_WARM_UP:])
+
+
+def _shape(config: RunConfig, layout: Layout) -> tuple[int, int, int]:
+    return config.batch.microbatch_sequences, config.data.context_tokens, layout.hidden_size
+
+
+def _codec_s(config: RunConfig, tensor: Tensor) -> float:
+    started_s = time.perf_counter()
+    payload = compression.encode(config.numerics.boundary_codec, tensor)
+    compression.decode(config.numerics.boundary_codec, bytes(payload), tuple(tensor.shape))
+    return time.perf_counter() - started_s
+
+
+class _SavedBytes:
+    """Counts what autograd keeps between forward and backward, each storage once and parameters not at all."""
+
+    def __init__(self, stage: TrunkStage) -> None:
+        self._storages = {parameter.untyped_storage().data_ptr(): 0 for parameter in stage.module.parameters()}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, _unpack)
+
+    def __enter__(self) -> _SavedBytes:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._hooks.__exit__(*exception)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(self._storages.values())
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        self._storages.setdefault(storage.data_ptr(), storage.nbytes())
+        return tensor
+
+
+def _unpack(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def usable_memory_bytes(node: NodeConfig, device: Device) -> int:
@@ -48,16 +128,62 @@ def usable_memory_bytes(node: NodeConfig, device: Device) -> int:
     return min(free, node.memory_bytes) if node.memory_bytes else free
 
 
-async def measure_bytes_per_s(endpoint: Endpoint, peer: str) -> float:
-    """Rate to another peer over the real transport: one transfer to warm up, one timed.
+# --- lines ---------------------------------------------------------------------------------------------------------
+
+
+async def measure_link(endpoint: Endpoint, peer: str) -> Link:
+    """The way to another peer.
 
     Raises:
-        NetworkError: the peer cannot be reached.
+        SwarmError: the peer cannot be reached, or does not answer.
     """
-    payload = bytes(_PROBE_BYTES)
-    duration_s = 1.0
-    for _ in range(2):
+    await endpoint.request(peer, SpeedProbe())  # opens the streams, which takes round trips of its own
+    started_s = time.perf_counter()
+    await endpoint.request(peer, SpeedProbe())
+    round_trip_s = time.perf_counter() - started_s
+
+    async def transfer(num_bytes: int) -> None:
+        await endpoint.request(peer, SpeedProbe(), bytes(num_bytes))
+
+    await transfer(1)
+    return Link(peer=peer, round_trip_s=round_trip_s, bytes_per_s=await _rate(transfer, round_trip_s))
+
+
+async def measure_downlink(endpoint: Endpoint, peer: str, round_trip_s: float) -> float:
+    """Bytes/s from another peer; errors as `measure_link`."""
+
+    async def transfer(num_bytes: int) -> None:
+        await endpoint.request(peer, WantProbe(num_bytes=num_bytes))
+
+    return await _rate(transfer, round_trip_s)
+
+
+async def _rate(transfer: _Transfer, round_trip_s: float) -> float:
+    """Bytes/s: transfers grow until one takes long enough; the way itself is not part of the rate."""
+    num_bytes = _FIRST_PROBE_BYTES
+    while True:
         started_s = time.perf_counter()
-        await endpoint.request(peer, SpeedProbe(), payload)
+        await transfer(num_bytes)
         duration_s = time.perf_counter() - started_s
-    return _PROBE_BYTES / duration_s
+        if duration_s >= _LONG_ENOUGH_S or num_bytes >= _MAX_PROBE_BYTES:
+            return num_bytes / max(duration_s - round_trip_s, duration_s / 10)
+        num_bytes = min(4 * num_bytes, _MAX_PROBE_BYTES)
+
+
+async def measure_links(endpoint: Endpoint, records: Mapping[str, PeerRecord]) -> list[Link]:
+    """Ways to a few other hosts: those that the fewest have measured so far."""
+    links = []
+    for peer in _least_known(endpoint.peer_id, {peer: record.capabilities for peer, record in records.items()}):
+        try:
+            links.append(await measure_link(endpoint, peer))
+        except SwarmError:
+            continue  # the record may outlive its peer
+    return links
+
+
+def _least_known(own: str, capabilities: Mapping[str, Capabilities]) -> Iterable[str]:
+    known = [link.peer for facts in capabilities.values() for link in facts.links]
+    hosts = [peer for peer, facts in capabilities.items() if peer != own and "host" in facts.roles]
+    return sorted(hosts, key=lambda peer: (known.count(peer) + len(capabilities[peer].links), peer))[
+        :MAX_LINKS_MEASURED
+    ]

@@ -23,7 +23,9 @@ def join(
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port to listen on; 0 lets the system choose.")] = 0,
     memory_mib: Annotated[int, typer.Option(help="Use at most this much memory; 0 for what is free.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads of matrix products.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, or emulated:SECONDS a layer, for experiments.")
+    ] = "auto",
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Take part in a run: host layers, and with --data train on your own private text."""

@@ -23,6 +23,7 @@ from scheduler.instructions import (
     Send,
 )
 from scheduler.membership import Roster
+from scheduler.replanning import Replanning, Resurvey
 from scheduler.run_dir import RunDir
 from scheduler.status import Event, Status, plan_json
 from scheduler.step import StepLeader
@@ -40,6 +41,7 @@ from swarm.wire.messages import (
     Ack,
     AssignPlan,
     CannotContinue,
+    Capabilities,
     GroupLoaded,
     GroupNotLoaded,
     Heartbeat,
@@ -74,6 +76,7 @@ class Conductor:
     status: Status
     tell: Event
     term: int
+    resurvey: Resurvey
     sealed_plan: bytes = b""
     _plan: Plan | None = None
     _leader: StepLeader | None = None
@@ -83,6 +86,7 @@ class Conductor:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _cursors: dict[str, int] = field(default_factory=dict)
     _collecting: set[asyncio.Task[None]] = field(default_factory=set)
+    _replanning: Replanning | None = None
     _halted: Halt | None = None
     _finished: bool = False
     _going_home: bool = False
@@ -140,6 +144,7 @@ class Conductor:
             num_steps=self.config.schedule.steps,
             checkpoint_every_steps=self.config.schedule.checkpoint_every_steps,
         )
+        self._replanning = Replanning(self._plan, self.resurvey)
         self.status.started_at_s = time.time()
         self._events.put_nowait(self._leader.start)
         while not (self._finished or self._halted):
@@ -147,6 +152,7 @@ class Conductor:
             await self._carry_out(event())
             self.status.phase = self._leader.phase.value
             self.status.waiting_for = self._leader.waiting_for
+            self._replan()
         if self._halted is not None:
             kind = StageWithoutHost if self._halted.stage >= 0 else RunError
             where = f"stage {self._halted.stage}: " if self._halted.stage >= 0 else ""
@@ -188,6 +194,8 @@ class Conductor:
                     self._outbox(peer).post(message)
                 case NewPlan(plan):
                     self._send_plan(plan)
+                    assert self._replanning is not None
+                    self._replanning.changed(plan)
                 case Record():
                     await self._record(instruction)
                 case CheckPeers(peers):
@@ -198,6 +206,8 @@ class Conductor:
                     self._start_collecting(instruction)
                 case PlanChangeOff(problem):
                     self.tell({"event": "warning", "problem": f"the plan does not change: {problem}"})
+                    assert self._replanning is not None
+                    self._replanning.called_off()
                 case Halt():
                     self._halted = instruction
                 case Finish():
@@ -208,7 +218,7 @@ class Conductor:
         self.sealed_plan = seal(self.identity, plan)
         self.log.append_plan(plan.number, plan.first_step, plan.predicted_tokens_per_s)
         self.status.plan = plan
-        for peer in sorted({peer for group in plan.groups for peer in group} | set(plan.standby)):
+        for peer in sorted({peer for group in plan.groups for peer in group} | self.roster.members.keys()):
             self._outbox(peer).post(AssignPlan(term=self.term, sealed=self.sealed_plan))
         self.tell({"event": "plan"} | plan_json(plan))
 
@@ -255,6 +265,28 @@ class Conductor:
         self.status.checkpoint = str(folder)
         self.tell({"event": "checkpoint", "step": num_steps, "folder": str(folder)})
 
+    # --- another plan ----------------------------------------------------------------------------------------------
+
+    def newcomer(self, peer: str, facts: Capabilities) -> None:
+        """A member came after the first plan: it hears of the plan, and may get a place in the next one."""
+        if not self.sealed_plan or self._going_home:
+            return
+        self._outbox(peer).post(AssignPlan(term=self.term, sealed=self.sealed_plan))
+        if self._replanning is not None:
+            self._replanning.joined(peer, facts)
+            self._replan()
+
+    def _replan(self) -> None:
+        """Propose what was decided, when the leader can take it and no checkpoint is on its way."""
+        assert self._leader is not None
+        assert self._replanning is not None
+        if self._leader.is_changing or self._collecting:
+            return
+        target = self._replanning.target()
+        if target is not None and self._leader.propose(target):
+            self.tell({"event": "plan_change", "reasons": list(self._replanning.reasons)})
+            self._replanning.reasons.clear()
+
     # --- members ---------------------------------------------------------------------------------------------------
 
     def _outbox(self, peer: str) -> Outbox:
@@ -277,6 +309,8 @@ class Conductor:
         self.log.append_loss(peer, step, problem)
         self.tell({"event": "lost", "peer": peer, "problem": problem, "step": step})
         self.status.on_lost(peer)
+        if self._replanning is not None:
+            self._replanning.lost(peer)
         if leader is not None:
             self._events.put_nowait(lambda: leader.peer_lost(peer))
         elif self._plan is not None and self._plan.groups_of(peer):

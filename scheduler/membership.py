@@ -26,7 +26,7 @@ class Roster:
             return False
         if not capabilities.roles or not set(capabilities.roles) <= set(admitted):
             return False
-        if "host" in capabilities.roles and (capabilities.layer_seconds <= 0 or capabilities.bytes_per_s <= 0):
+        if "host" in capabilities.roles and (capabilities.layer_seconds <= 0 or capabilities.up_bytes_per_s <= 0):
             return False
         self._members[peer] = capabilities
         return True
@@ -39,6 +39,11 @@ class Roster:
     def is_here(self, peer: str) -> bool:
         """Whether a peer has registered and was not lost since."""
         return peer in self._members
+
+    @property
+    def members(self) -> dict[str, Capabilities]:
+        """Everybody who is here."""
+        return self._members
 
     @property
     def hosts(self) -> dict[str, Capabilities]:

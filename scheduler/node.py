@@ -6,15 +6,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from scheduler.audit_log import AuditLog
 from scheduler.conductor import Conductor
 from scheduler.membership import Roster
 from scheduler.planner.balanced import balanced
+from scheduler.planner.instance import Instance
 from scheduler.planner.problem import HostFacts, Placement, Planner, Problem
 from scheduler.reception import Reception
 from scheduler.run_dir import RunDir, make_certificate
 from scheduler.status import Event, Status
+from scheduler.survey import survey
 from swarm.admission import Membership
 from swarm.config import RunConfig
 from swarm.errors import RunError, SwarmError
@@ -107,7 +110,7 @@ class Node:
         batch, data = self.config.batch, self.config.data
         values = batch.microbatch_sequences * data.context_tokens * self.layout.hidden_size
         hosts = tuple(
-            HostFacts(peer, facts.memory_bytes, facts.layer_seconds, facts.bytes_per_s)
+            HostFacts(peer, facts.memory_bytes, facts.layer_seconds, facts.up_bytes_per_s)
             for peer, facts in self.roster.hosts.items()
         )
         return Problem(
@@ -177,9 +180,12 @@ async def opened(
                 status = Status(run_dir.status, config)
                 roster = Roster(min_hosts, min_owners)
                 addresses = tuple(str(address) for address in await p2p.get_visible_maddrs())
-                reception = Reception(run_dir, config, admin, log, roster, status, directory, membership, tell)
+                resurvey = partial(_survey, config, model_layout, roster, identity.peer_id)
                 conductor = Conductor(
-                    run_dir, config, model_layout, identity, endpoint, log, roster, status, tell, term=1
+                    run_dir, config, model_layout, identity, endpoint, log, roster, status, tell, 1, resurvey
+                )
+                reception = Reception(
+                    run_dir, config, admin, log, roster, status, directory, membership, tell, conductor.newcomer
                 )
                 await endpoint.start()
                 yield Node(
@@ -200,3 +206,7 @@ async def opened(
                 await endpoint.close()
         finally:
             log.close()
+
+
+def _survey(config: RunConfig, layout: Layout, roster: Roster, scheduler: str) -> Instance:
+    return survey(config, layout, roster.hosts, roster.owners, scheduler).instance

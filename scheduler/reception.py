@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from scheduler.audit_log import AuditLog
@@ -17,11 +18,12 @@ from swarm.identity import Identity
 from swarm.net.channel import Delivery, Reply
 from swarm.net.directory import Directory
 from swarm.net.endpoint import Endpoint
-from swarm.wire.messages import Ack, Admit, Admitted, PeerRecord, SpeedProbe
+from swarm.net.probing import answer_probes
+from swarm.wire.messages import Admit, Admitted, Capabilities, PeerRecord
 
 _LOOK_S = 0.5
 """How often the directory is read for newcomers."""
-_LATE_LOOK_S = 5.0
+_LATE_LOOK_S = 2.0
 
 
 @dataclass(slots=True)
@@ -37,11 +39,12 @@ class Reception:
     directory: Directory
     membership: Membership
     tell: Event
+    on_newcomer: Callable[[str, Capabilities], None]
 
     def open(self, endpoint: Endpoint) -> None:
         """Start answering."""
         endpoint.on_request(Admit, self._on_admit)
-        endpoint.on_request(SpeedProbe, self._on_speed_probe)
+        answer_probes(endpoint)
 
     async def until_complete(self) -> None:
         """Wait until the directory shows enough measured members for a plan."""
@@ -72,6 +75,7 @@ class Reception:
             return
         self.tell({"event": "registered", "peer": peer, "roles": list(record.capabilities.roles)})
         self.status.on_registered(peer, record.capabilities)
+        self.on_newcomer(peer, record.capabilities)
 
     async def _on_admit(self, delivery: Delivery) -> Reply:
         assert isinstance(delivery.message, Admit)
@@ -90,6 +94,3 @@ class Reception:
             run_json=self.config.to_json(),
         )
         return Reply(reply, self.run_dir.tokenizer_json().encode())
-
-    async def _on_speed_probe(self, delivery: Delivery) -> Reply:
-        return Reply(Ack())

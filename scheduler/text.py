@@ -36,6 +36,8 @@ def in_words(event: dict[str, Any]) -> str:
             )
             rate = f"{event['predicted_tokens_per_s']:,.0f} tokens/s predicted"
             return f"plan {event['number']}: {stages}; {len(event['owners'])} owners; {rate}"
+        case "plan_change":
+            return "the plan changes: " + "; ".join(event["reasons"])
         case "step":
             return (
                 f"step {event['step']}/{event['steps']}  loss {event['loss']:.4f}  "

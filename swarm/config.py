@@ -256,13 +256,14 @@ class NodeConfig:
     threads: int = 1
     """Threads of the compute thread's matrix products."""
     device: str = "auto"
-    """`auto`, `cpu` or `cuda`."""
+    """`auto`, `cpu`, `cuda`, or `emulated:SECONDS`: one that takes so long for a layer, forward and backward."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.listen_port < 65536, f"the port is {self.listen_port}", "choose one from 0 to 65535")
         _require(self.memory_bytes >= 0, f"the memory limit is {self.memory_bytes}", "set it to 0 or more bytes")
         _positive("node", threads=self.threads)
-        _one_of("node", "device", self.device, ("auto", "cpu", "cuda"))
+        if not self.device.startswith("emulated:"):
+            _one_of("node", "device", self.device, ("auto", "cpu", "cuda", "emulated:SECONDS"))
 
 
 def read_toml(path: Path) -> dict[str, Any]:

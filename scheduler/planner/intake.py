@@ -60,6 +60,15 @@ def hosts_of(claims: Sequence[Measured], num_regions: int = 1) -> tuple[Hosts, t
     return Hosts(names=names, region=region, **columns), tuple(notes)
 
 
+def claims_of(hosts: Hosts) -> list[Measured]:
+    """The other way round: one host after another."""
+    columns = {name: getattr(hosts, name).tolist() for name in (*_PLAUSIBLE, "region")}
+    return [
+        Measured(name=name, **{column: values[row] for column, values in columns.items()})
+        for row, name in enumerate(hosts.names)
+    ]
+
+
 def _check(claim: Measured, num_regions: int) -> list[str]:
     if not 0 <= claim.region < num_regions:
         raise ConfigError(f"{claim.name} is in region {claim.region} of {num_regions}", "name a known region")

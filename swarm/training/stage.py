@@ -66,6 +66,11 @@ class Stage:
         """Of the weights alone."""
         return sum(parameter.nbytes for _, parameter in self._named)
 
+    @property
+    def optimizer_bytes(self) -> int:
+        """Of what the optimizer remembers, so far."""
+        return sum(tensor.nbytes for tensor in state_tensors(self._optimizer).values())
+
     def mean_gradient(self, tokens: int) -> list[Tensor]:
         """The accumulated sums over `tokens` tokens, divided by them; zeros where nothing was counted.
 
@@ -156,6 +161,7 @@ class TrunkStage(Stage):
 
     def __init__(self, config: RunConfig, device: Device, span: LayerSpan, keep_bytes: int) -> None:
         super().__init__(config, device, build_trunk_slice(config, span))
+        self._num_layers = span.num_layers
         self._keep_bytes = keep_bytes
         self._kept_bytes = 0
         self._graphs: dict[Lease, _Graph] = {}
@@ -170,9 +176,10 @@ class TrunkStage(Stage):
         Returns:
             The next boundary activation, same shape, fp32, CPU.
         """
-        hidden, output = self._run(hidden)
-        self._graphs[work.lease] = _Graph(work, hidden, output)
-        return output.detach().float().cpu()
+        with self.device.pace(self._num_layers, backward=False):
+            hidden, output = self._run(hidden)
+            self._graphs[work.lease] = _Graph(work, hidden, output)
+            return output.detach().float().cpu()
 
     def backward(self, work: Work, gradient: Tensor, *, count: bool) -> Tensor:
         """Compute the gradient of the input; with `count`, also add to the gradient sums.
@@ -184,10 +191,11 @@ class TrunkStage(Stage):
             Gradient of the input, same shape, fp32, CPU.
         """
         graph = self._graphs.pop(work.lease)
-        input_gradient = _backward(graph.output, graph.hidden, gradient, count=count)
-        if count:
-            self._keep(work.lease, graph.hidden.detach(), gradient)
-        return input_gradient.float().cpu()
+        with self.device.pace(self._num_layers, backward=True):
+            input_gradient = _backward(graph.output, graph.hidden, gradient, count=count)
+            if count:
+                self._keep(work.lease, graph.hidden.detach(), gradient)
+            return input_gradient.float().cpu()
 
     def retract(self, leases: Iterable[Lease]) -> bool:
         """Take counted microbatches out of the sums by computing them again with the opposite sign.

@@ -19,8 +19,8 @@ from swarm.errors import PeerUnavailable
 from swarm.identity import Identity
 from swarm.net.directory import LIFETIME_S, MAX_RECORD_BYTES, Directory, _key, expiry
 from swarm.net.libp2p import start_daemon
-from swarm.wire.messages import Capabilities, LeaderRecord, PeerRecord
-from tests.support.runs import Run
+from swarm.wire.messages import LeaderRecord, PeerRecord
+from tests.support.runs import Run, capabilities
 
 RUN = Run()
 FINGERPRINT = RUN.config.fingerprint
@@ -36,7 +36,7 @@ class Member:
     directory: Directory
 
     def record(self, expires_at_s: float | None = None, addresses: tuple[str, ...] = ()) -> PeerRecord:
-        facts = Capabilities(roles=("host",), addresses=addresses, memory_bytes=1, layer_seconds=0.5, bytes_per_s=1.0)
+        facts = capabilities(addresses=addresses)
         return PeerRecord(
             certificate=self.certificate,
             capabilities=facts,

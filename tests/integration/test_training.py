@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -16,34 +15,10 @@ from benchmarks.corpora import write_random_shards
 from benchmarks.training_run import FinishedRun, busiest_host, largest_relative, train
 from swarm.errors import RunError
 from swarm.local.fleet import Event, Fleet, Program
-from swarm.model.presets import byte_llama
 from swarm.training.checkpoint import CheckpointReader
+from tests.support.swarms import STAGES, run_values, weights_differ
 
-STAGES = 2
-STEPS = 6
 KILL_AFTER = 2
-
-
-def run_values(codec: str) -> dict[str, Any]:
-    return {
-        "name": "test",
-        "model": byte_llama(num_layers=4, width=32, context_tokens=16, num_heads=2, mlp_width=64),
-        "data": {"context_tokens": 16, "held_out_fraction": 0.1},
-        "batch": {"microbatch_sequences": 2, "global_batch_microbatches": 6},
-        "optimizer": {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9, "warmup_steps": 2},
-        "numerics": {"boundary_codec": codec},
-        "schedule": {"steps": STEPS, "checkpoint_every_steps": 4},
-    }
-
-
-def weights_differ(done: FinishedRun, reference: dict[str, torch.Tensor]) -> float:
-    reader = CheckpointReader(done.checkpoint)
-    assert reader.step == STEPS
-    ours = {
-        name: value for part in reader.parts if part.startswith("model-") for name, value in reader.part(part).items()
-    }
-    assert ours.keys() == reference.keys()
-    return max(float((ours[name] - reference[name]).abs().max() / reference[name].abs().max()) for name in reference)
 
 
 @pytest.mark.timeout(240)

@@ -9,6 +9,7 @@ from typing import Any
 from swarm.admission import Certificate, Invite, Membership, seal
 from swarm.config import RunConfig, build
 from swarm.identity import Identity
+from swarm.wire.messages import Capabilities
 
 TINY_MODEL: dict[str, Any] = {
     "model_type": "llama",
@@ -20,6 +21,24 @@ TINY_MODEL: dict[str, Any] = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 32,
 }
+
+
+def capabilities(**changed: Any) -> Capabilities:
+    """What an ordinary host measured, but for what is given."""
+    ordinary: dict[str, Any] = {
+        "roles": ("host",),
+        "addresses": (),
+        "memory_bytes": 1 << 30,
+        "layer_seconds": 0.5,
+        "overhead_seconds": 0.001,
+        "layer_bytes": 1 << 20,
+        "graph_bytes": 1 << 16,
+        "ends_seconds": 0.0,
+        "up_bytes_per_s": 1e6,
+        "down_bytes_per_s": 1e6,
+        "links": (),
+    }
+    return Capabilities(**ordinary | changed)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import swarm.admission
 import swarm.plan
 from swarm.wire import codec
-from swarm.wire.messages import MAX_ROUTE, BoundaryTensor, Capabilities
+from swarm.wire.messages import MAX_ROUTE, BoundaryTensor, Capabilities, Link
 
 KINDS = codec.registered()
 
@@ -50,10 +50,12 @@ def message_of(cls: type) -> st.SearchStrategy[Any]:
                 },
             )
         )
-    if cls is Capabilities:
-        layer_s = st.just(0.0) | st.floats(1e-9, 1e6)
+    if cls in (Capabilities, Link):
+        seconds = st.just(0.0) | st.floats(1e-9, 1e6)
         rate = st.just(0.0) | st.floats(1, 1e15)
-        return st.builds(cls, **fields | {"layer_seconds": layer_s, "bytes_per_s": rate})
+        kinds = {name: rate for name in names if name.endswith("bytes_per_s")}
+        kinds |= {name: seconds for name in names if name.endswith(("_seconds", "round_trip_s"))}
+        return st.builds(cls, **fields | kinds)
     if cls is swarm.admission.Invite:
         roles = st.lists(st.sampled_from(swarm.admission.ROLES), min_size=1, max_size=3)
         return st.builds(cls, **fields | {"roles": roles.map(tuple)})

@@ -4,6 +4,7 @@ Numbers are for ever: a changed message gets a new number and PROTOCOL_VERSION g
 """
 
 from swarm.wire.messages.meeting import (
+    MAX_LINKS,
     Ack,
     Admit,
     Admitted,
@@ -13,9 +14,11 @@ from swarm.wire.messages.meeting import (
     Heartbeat,
     Hello,
     LeaderRecord,
+    Link,
     PeerRecord,
     SpeedProbe,
     StageReady,
+    WantProbe,
 )
 from swarm.wire.messages.microbatch import (
     MAX_RANK,
@@ -84,7 +87,9 @@ __all__ = [
     "Heartbeat",
     "Hello",
     "HopFailed",
+    "MAX_LINKS",
     "LeaderRecord",
+    "Link",
     "Lease",
     "ListState",
     "MAX_RANK",
@@ -103,6 +108,7 @@ __all__ = [
     "RoundReduced",
     "RunFinished",
     "SpeedProbe",
+    "WantProbe",
     "StageReady",
     "StateChunk",
     "StateList",

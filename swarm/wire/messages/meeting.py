@@ -7,6 +7,21 @@ from dataclasses import dataclass
 from swarm.wire.codec import message
 from swarm.wire.messages.numbers import natural
 
+MAX_LINKS = 64
+"""That a peer may report."""
+
+
+def _seconds(**values: float) -> None:
+    for name, value in values.items():
+        if not (value == 0 or 1e-9 <= value <= 1e6):
+            raise ValueError(f"{name} is {value}")
+
+
+def _rate(**values: float) -> None:
+    for name, value in values.items():
+        if not (value == 0 or 1 <= value <= 1e15):
+            raise ValueError(f"{name} is {value}")
+
 
 @message(10)
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,35 +66,77 @@ class Admitted:
     run_json: str
 
 
-@message(15)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """What lies between a peer and another one, as the first measured it.
+
+    Attributes:
+        round_trip_s: of a message without a payload.
+        bytes_per_s: of one transfer to the other.
+    """
+
+    peer: str
+    round_trip_s: float
+    bytes_per_s: float
+
+    def __post_init__(self) -> None:
+        _seconds(round_trip_s=self.round_trip_s)
+        _rate(bytes_per_s=self.bytes_per_s)
+
+
+@message(16)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a peer measured of itself on the run's own layers.
+    """What a peer measured of itself on the run's own layers, and of its lines over the real transport.
 
     Attributes:
         memory_bytes: free for the swarm, on the device that computes.
         layer_seconds: forward and backward of one trunk layer for one microbatch; 0 for a peer that does not host.
-        bytes_per_s: to the scheduler over the real transport.
+        overhead_seconds: of one microbatch in a stage, whatever its number of layers.
+        layer_bytes: of one trunk layer: weights, gradient sums, the optimizer's state.
+        graph_bytes: that one trunk layer keeps for one microbatch between forward and backward.
+        ends_seconds: forward and backward of both ends for one microbatch; 0 for a peer that owns no data.
+        up_bytes_per_s, down_bytes_per_s: of its own line.
+        links: to some other peers.
     """
 
     roles: tuple[str, ...]
     addresses: tuple[str, ...]
     memory_bytes: int
     layer_seconds: float
-    bytes_per_s: float
+    overhead_seconds: float
+    layer_bytes: int
+    graph_bytes: int
+    ends_seconds: float
+    up_bytes_per_s: float
+    down_bytes_per_s: float
+    links: tuple[Link, ...]
 
     def __post_init__(self) -> None:
-        natural(memory_bytes=self.memory_bytes)
-        if not (self.layer_seconds == 0 or 1e-9 <= self.layer_seconds <= 1e6):
-            raise ValueError(f"a layer takes {self.layer_seconds} s")
-        if not (self.bytes_per_s == 0 or 1 <= self.bytes_per_s <= 1e15):
-            raise ValueError(f"the rate is {self.bytes_per_s} bytes/s")
+        natural(memory_bytes=self.memory_bytes, layer_bytes=self.layer_bytes, graph_bytes=self.graph_bytes)
+        _seconds(
+            layer_seconds=self.layer_seconds, overhead_seconds=self.overhead_seconds, ends_seconds=self.ends_seconds
+        )
+        _rate(up_bytes_per_s=self.up_bytes_per_s, down_bytes_per_s=self.down_bytes_per_s)
+        if len(self.links) > MAX_LINKS:
+            raise ValueError(f"{len(self.links)} links")
 
 
 @message(17)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedProbe:
     """Its payload is timed and thrown away."""
+
+
+@message(19)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantProbe:
+    """Answer with a `SpeedProbe` of so many bytes."""
+
+    num_bytes: int
+
+    def __post_init__(self) -> None:
+        natural(num_bytes=self.num_bytes)
 
 
 @message(18)

@@ -10,15 +10,15 @@ from rich.console import Console
 from scheduler.instructions import Record
 from scheduler.status import Status
 from scheduler.text import status_table
-from swarm.wire.messages import Capabilities, Heartbeat
+from swarm.wire.messages import Heartbeat
 from tests.support.plans import plan
-from tests.support.runs import Run
+from tests.support.runs import Run, capabilities
 
 
 def test_a_saved_status_can_be_shown(tmp_path: Path) -> None:
     status = Status(tmp_path / "status.json", Run().config)
     status.plan = plan(["host-a", "host-b"])
-    facts = Capabilities(roles=("host",), addresses=(), memory_bytes=1, layer_seconds=0.1, bytes_per_s=1.0)
+    facts = capabilities()
     status.on_registered("host-a", facts)
     status.on_registered("host-b", facts)
     status.on_heartbeat("host-a", Heartbeat(waiting_for="gradients", computed_tokens=1234))

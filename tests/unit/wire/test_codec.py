@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from swarm.errors import ProtocolError
 from swarm.wire import codec
-from swarm.wire.messages import Capabilities, Heartbeat, Hello, Lease, MicrobatchDone, Orders, StageReady, Work
+from swarm.wire.messages import Heartbeat, Hello, Lease, MicrobatchDone, Orders, StageReady, Work
+from tests.support.runs import capabilities
 from tests.support.strategies import KINDS, message_of, messages
 
 _RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -157,7 +158,7 @@ def _with_field(message: object, position: int, value: object) -> bytes:
 
 
 _READY = StageReady(plan=1, stage=2, step=3, digest="d")
-_CAPABLE = Capabilities(roles=("host",), addresses=(), memory_bytes=1, layer_seconds=0.5, bytes_per_s=1.0)
+_CAPABLE = capabilities()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,155 @@
+"""Which plan should come next while the run goes on: who joined, who left, who is slower than it said. Pure.
+
+Decisions are the replanner's. This keeps them until the step leader can take a change, and turns them into a plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from scheduler.planner.evaluator import evaluate
+from scheduler.planner.instance import Assignment, Instance
+from scheduler.planner.intake import Measured, claims_of
+from scheduler.planner.moves import Decision
+from scheduler.planner.replan import Replanner
+from swarm.plan import Plan, StagePlan
+from swarm.wire.messages import Capabilities
+
+Resurvey = Callable[[], Instance]
+"""The planner's question as of now: all members that are here."""
+
+
+@dataclass(slots=True)
+class Replanning:
+    """Follows the members of a running plan.
+
+    Args:
+        plan: the one that holds.
+        resurvey: asks for all measurements anew.
+    """
+
+    plan: Plan
+    resurvey: Resurvey
+    reasons: list[str] = field(default_factory=list)
+    _instance: Instance = field(init=False)
+    _replanner: Replanner = field(init=False)
+    _moves: dict[str, int] = field(default_factory=dict)
+    _owners: set[str] = field(default_factory=set)
+    _reweighed: bool = False
+
+    def __post_init__(self) -> None:
+        self._begin()
+
+    # --- events ----------------------------------------------------------------------------------------------------
+
+    def joined(self, peer: str, facts: Capabilities) -> None:
+        """A member is here that the plan does not know."""
+        if "owner" in facts.roles and peer not in self.plan.owners:
+            self._owners.add(peer)
+            self.reasons.append(f"{peer} brings data")
+        if "host" in facts.roles and peer not in self._replanner.places.hosts:
+            self._take(self._replanner.join(_claim(peer, facts)))
+
+    def lost(self, peer: str) -> None:
+        """A member is gone."""
+        self._owners.discard(peer)
+        self._moves.pop(peer, None)
+        self._take(self._replanner.leave(peer))
+
+    def rerated(self, peer: str, facts: Capabilities) -> None:
+        """A member is faster or slower than it said."""
+        if peer in self._replanner.places.hosts:
+            self._take(self._replanner.drifted(_claim(peer, facts)))
+            self._reweighed = True
+            self.reasons.append(f"{peer} takes {facts.layer_seconds * 1000:.3g} ms a layer")
+
+    def changed(self, plan: Plan) -> None:
+        """Another plan holds."""
+        moved = [peer for stage in plan.stages for peer in stage.replicas if not self.plan.groups_of(peer)]
+        moved += [
+            peer
+            for stage, old in zip(plan.stages, self.plan.stages, strict=False)
+            for peer in stage.replicas
+            if peer not in old.replicas
+        ]
+        recut = [_span(stage) for stage in plan.stages] != [_span(stage) for stage in self.plan.stages]
+        self.plan = plan
+        if recut:
+            self._begin()
+            return
+        for peer in moved:
+            if peer in self._replanner.places.hosts:
+                self._take(self._replanner.arrived(peer))
+
+    def called_off(self) -> None:
+        """The plan that was proposed does not come: think again, from what holds."""
+        self._begin()
+
+    # --- the plan to come ------------------------------------------------------------------------------------------
+
+    def target(self) -> Plan | None:
+        """The plan to propose, once: all that was decided since the last one; None for no change."""
+        if not (self._moves or self._owners or self._reweighed):
+            return None
+        hosts = self._replanner.places.hosts
+        stages = []
+        for number, stage in enumerate(self.plan.stages):
+            replicas = [peer for peer in stage.replicas if peer in hosts and self._moves.get(peer, number) == number]
+            replicas += [peer for peer, to in self._moves.items() if to == number and peer not in replicas]
+            weights = tuple(hosts[peer].rates[number] for peer in replicas)
+            stages.append(replace(stage, replicas=tuple(replicas), routing_weights=weights))
+        placed = {peer for stage in stages for peer in stage.replicas}
+        target = replace(
+            self.plan,
+            stages=tuple(stages),
+            owners=(*self.plan.owners, *sorted(self._owners)),
+            standby=tuple(sorted(set(hosts) - placed)),
+        )
+        self._moves, self._owners, self._reweighed = {}, set(), False
+        evaluation = evaluate(*_placed(self.resurvey(), target))
+        return replace(target, predicted_tokens_per_s=evaluation.tokens_per_s)
+
+    # --- the replanner ---------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """From the plan that holds and fresh measurements; standbys are offered anew."""
+        self._instance = self.resurvey()
+        self._replanner = Replanner(*_placed(self._instance, self.plan))
+        self._moves.clear()
+        for claim in claims_of(self._instance.hosts):
+            if claim.name not in self._replanner.places.hosts:
+                self._take(self._replanner.join(claim))
+
+    def _take(self, decision: Decision) -> None:
+        for move in decision.moves:
+            self._moves[move.host] = move.to_stage
+            self.reasons.append(move.reason)
+
+
+def _placed(instance: Instance, plan: Plan) -> tuple[Instance, Assignment]:
+    """The planner's question without those that have no stage, and the plan as its answer."""
+    stage_of = {peer: number for number, stage in enumerate(plan.stages) for peer in stage.replicas}
+    rows = np.array([row for row, name in enumerate(instance.hosts.names) if name in stage_of], dtype=np.int64)
+    hosts = instance.hosts.take(rows)
+    stages = np.array([stage_of[name] for name in hosts.names], dtype=np.int64)
+    sizes = np.array([stage.last_layer - stage.first_layer for stage in plan.stages], dtype=np.int64)
+    return replace(instance, hosts=hosts), Assignment(stages, sizes)
+
+
+def _claim(peer: str, facts: Capabilities) -> Measured:
+    # The region does not matter to single moves; a full plan looks at links again.
+    return Measured(
+        name=peer,
+        memory_bytes=facts.memory_bytes,
+        layer_s=facts.layer_seconds,
+        up_bytes_per_s=facts.up_bytes_per_s,
+        down_bytes_per_s=facts.down_bytes_per_s,
+        overhead_s=facts.overhead_seconds,
+    )
+
+
+def _span(stage: StagePlan) -> tuple[int, int]:
+    return stage.first_layer, stage.last_layer

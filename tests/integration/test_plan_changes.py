@@ -1,0 +1,45 @@
+"""Plans change while real processes train: newcomers get layers and data, and nothing is lost or counted twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.corpora import write_random_shards
+from benchmarks.training_run import train
+from swarm.local.fleet import Event, Fleet
+from tests.support.swarms import STAGES, run_values, weights_differ
+
+STEPS = 22
+LAYER_S = 0.25
+"""So slow that newcomers, who load libraries for many seconds, find the run still going."""
+
+
+@pytest.mark.timeout(300)
+def test_newcomers_get_layers_and_data(tmp_path: Path) -> None:
+    values = run_values("fp32")
+    values["schedule"] = {"steps": STEPS, "checkpoint_every_steps": 7}
+    first, late = write_random_shards(tmp_path / "text", 1, 2, 4000)
+    options = ("--device", f"emulated:{LAYER_S}")
+    fleet = Fleet(tmp_path / "fleet", values, [first], num_hosts=STAGES, num_stages=STAGES, host_options=options)
+
+    def invite_more(running: Fleet, event: Event) -> None:
+        if event["step"] == 1:
+            invites = {key: Path(path) for key, path in running.scheduler.wait_for("listening")["invites"].items()}
+            running.join("host-late", invites["host"], *options)
+            running.join("owner-late", invites["owner"], "--data", str(late))
+
+    done = train(fleet, "newcomers", 240.0, invite_more)
+
+    done = replace(done, shards={**done.shards, fleet.peer_id("owner-late"): late})
+    host, owner = fleet.peer_id("host-late"), fleet.peer_id("owner-late")
+    assert not done.lost_peers
+    last = done.steps[-1]
+    assert any(host in work.route for work in last.work), "the late host has work"
+    assert any(work.owner == owner for work in last.work), "the late owner has work"
+    assert last.plan > done.steps[0].plan
+    reference, _ = done.replay(threads=1)
+    assert weights_differ(done, reference.weights) <= 1e-5
+    assert done.replicas_equal(STAGES)
