@@ -232,6 +232,11 @@ class Assignment:
         return total + (0 if self._owner is None else self._owner.computed_tokens)
 
     @property
+    def layer_s(self) -> float:
+        """Forward and backward of one layer for one microbatch, while training; 0 where there was none."""
+        return 0.0 if self._host is None else self._host.layer_s
+
+    @property
     def waiting_for(self) -> str:
         """In a person's words."""
         if not self._members:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -21,6 +22,9 @@ from swarm.wire.messages import Activation, BoundaryGradient, BoundaryTensor, Ho
 
 MAX_WAITING = 4096
 """Frames of later steps that a host holds back; a plan's windows never come near."""
+
+
+_SMOOTHING = 0.1
 
 
 class Host:
@@ -51,6 +55,14 @@ class Host:
         self._waiting: list[Delivery] = []
         self._tasks = TaskSet()
         self.computed_tokens = 0
+        self._forward_s, self._backward_s = 0.0, 0.0
+
+    @property
+    def layer_s(self) -> float:
+        """Forward and backward of one layer for one microbatch, a running mean; 0 before both were seen."""
+        if not (self._forward_s and self._backward_s):
+            return 0.0
+        return (self._forward_s + self._backward_s) / self._stage.num_layers
 
     def adopt(self, plan: Plan) -> None:
         """A newer plan with the same span for this host holds."""
@@ -119,7 +131,10 @@ class Host:
 
     async def _forward(self, frame: Activation, hidden: Tensor, delivery: Delivery) -> None:
         def job() -> memoryview:
-            return compression.encode(self._codec, self._stage.forward(frame.work, hidden))
+            started_s = time.perf_counter()
+            output = self._stage.forward(frame.work, hidden)
+            self._forward_s = _mean(self._forward_s, time.perf_counter() - started_s)
+            return compression.encode(self._codec, output)
 
         onward = replace(frame, stage=frame.stage + 1)
         try:
@@ -133,7 +148,10 @@ class Host:
 
     async def _backward(self, frame: BoundaryGradient, gradient: Tensor, delivery: Delivery, *, count: bool) -> None:
         def job() -> memoryview:
-            return compression.encode(self._codec, self._stage.backward(frame.work, gradient, count=count))
+            started_s = time.perf_counter()
+            input_gradient = self._stage.backward(frame.work, gradient, count=count)
+            self._backward_s = _mean(self._backward_s, time.perf_counter() - started_s)
+            return compression.encode(self._codec, input_gradient)
 
         whole = False
         try:
@@ -157,3 +175,7 @@ class Host:
             if onward.receiver != onward.owner:
                 report = HopFailed(work=onward.work, peer=onward.receiver, problem=error.problem)
                 self._hop_failed(onward.owner, report)
+
+
+def _mean(mean: float, value: float) -> float:
+    return mean + _SMOOTHING * (value - mean) if mean else value

@@ -213,7 +213,11 @@ class Peer:
             lost = " · the scheduler cannot be reached" if self.outbox.failures else ""
             self.say(self.assignment.status + lost)
             self.outbox.post(
-                Heartbeat(waiting_for=self.assignment.waiting_for, computed_tokens=self.assignment.computed_tokens)
+                Heartbeat(
+                    waiting_for=self.assignment.waiting_for,
+                    computed_tokens=self.assignment.computed_tokens,
+                    layer_seconds=self.assignment.layer_s,
+                )
             )
 
     # --- the leader's orders ---------------------------------------------------------------------------------------

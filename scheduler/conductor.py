@@ -23,6 +23,7 @@ from scheduler.instructions import (
     Send,
 )
 from scheduler.membership import Roster
+from scheduler.rating import Rating
 from scheduler.replanning import Replanning, Resurvey
 from scheduler.run_dir import RunDir
 from scheduler.status import Event, Status, plan_json
@@ -77,6 +78,7 @@ class Conductor:
     tell: Event
     term: int
     resurvey: Resurvey
+    rating: Rating = field(default_factory=Rating)
     sealed_plan: bytes = b""
     _plan: Plan | None = None
     _leader: StepLeader | None = None
@@ -145,6 +147,8 @@ class Conductor:
             checkpoint_every_steps=self.config.schedule.checkpoint_every_steps,
         )
         self._replanning = Replanning(self._plan, self.resurvey)
+        for peer, facts in self.roster.hosts.items():
+            self.rating.claim(peer, facts.layer_seconds)
         self.status.started_at_s = time.time()
         self._events.put_nowait(self._leader.start)
         while not (self._finished or self._halted):
@@ -227,6 +231,7 @@ class Conductor:
         for owner, done in record.work:
             self._cursors[owner] = max(self._cursors.get(owner, 0), done.cursor + 1)
         self.tell(self.status.on_step(record))
+        self._rate(record)
 
     async def _check(self, peers: tuple[str, ...]) -> None:
         """Whoever does not answer now is lost; then the leader may go on."""
@@ -265,6 +270,16 @@ class Conductor:
         self.status.checkpoint = str(folder)
         self.tell({"event": "checkpoint", "step": num_steps, "folder": str(folder)})
 
+    def _rate(self, record: Record) -> None:
+        """Believe what members deliver."""
+        assert self._plan is not None
+        assert self._replanning is not None
+        for peer, layer_s in self.rating.counted(self._plan, (done.route for _, done in record.work)).items():
+            facts = self.roster.rerate(peer, layer_s)
+            if facts is not None:
+                self.tell({"event": "rerated", "peer": peer, "layer_s": layer_s})
+                self._replanning.rerated(peer, facts)
+
     # --- another plan ----------------------------------------------------------------------------------------------
 
     def newcomer(self, peer: str, facts: Capabilities) -> None:
@@ -273,6 +288,7 @@ class Conductor:
             return
         self._outbox(peer).post(AssignPlan(term=self.term, sealed=self.sealed_plan))
         if self._replanning is not None:
+            self.rating.claim(peer, facts.layer_seconds)
             self._replanning.joined(peer, facts)
             self._replan()
 
@@ -327,6 +343,7 @@ class Conductor:
     def _take_report(self, peer: str, report: object) -> None:
         if isinstance(report, Heartbeat):
             self.status.on_heartbeat(peer, report)
+            self.rating.tell(peer, report.layer_seconds)
         elif isinstance(report, StageReady):
             self._ready[report.stage, peer] = report.digest
             self._changed.set()

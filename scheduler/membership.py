@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from swarm.wire.messages import Capabilities
 
@@ -30,6 +30,13 @@ class Roster:
             return False
         self._members[peer] = capabilities
         return True
+
+    def rerate(self, peer: str, layer_s: float) -> Capabilities | None:
+        """A host turned out to be faster or slower; its figures now, or None where it is not here."""
+        facts = self._members.get(peer)
+        if facts is not None:
+            facts = self._members[peer] = replace(facts, layer_seconds=layer_s)
+        return facts
 
     def lose(self, peer: str) -> None:
         """A member is gone; its record in the directory outlives it."""

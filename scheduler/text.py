@@ -36,6 +36,8 @@ def in_words(event: dict[str, Any]) -> str:
             )
             rate = f"{event['predicted_tokens_per_s']:,.0f} tokens/s predicted"
             return f"plan {event['number']}: {stages}; {len(event['owners'])} owners; {rate}"
+        case "rerated":
+            return f"{short(event['peer'])} is rated at {event['layer_s'] * 1000:.3g} ms a layer from now on"
         case "plan_change":
             return "the plan changes: " + "; ".join(event["reasons"])
         case "step":

@@ -36,6 +36,7 @@ class Program:
         folder: where its output is kept.
         environment: added to ours.
         command: what runs the console command; the module `swarm` by default.
+        wrapper: what runs Python, such as a command that enters a network namespace.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Program:
         folder: Path,
         environment: Mapping[str, str] | None = None,
         command: Sequence[str] = ("-m", "swarm"),
+        wrapper: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.events: list[Event] = []
@@ -54,7 +56,7 @@ class Program:
         folder.mkdir(parents=True, exist_ok=True)
         with self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, *command, *arguments],
+                [*wrapper, sys.executable, *command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -194,7 +196,8 @@ class Fleet:
         num_stages: of the trunk; 0 leaves it to the planner.
         extra_environment: by program name (`owner-0`, `host-1`), added to that process.
         commands: by program name, what runs its console command.
-        host_options: added to every host's `swarm join`.
+        options: by program name, added to its arguments.
+        wrappers: by program name, as `Program`.
     """
 
     folder: Path
@@ -204,7 +207,8 @@ class Fleet:
     num_stages: int = 0
     extra_environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     commands: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    host_options: Sequence[str] = ()
+    options: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    wrappers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     programs: dict[str, Program] = field(default_factory=dict)
 
     @property
@@ -259,7 +263,7 @@ class Fleet:
         for index, corpus in enumerate(self.corpora):
             self.join(f"owner-{index}", Path(invites["owner"]), "--data", str(corpus))
         for index in range(self.num_hosts):
-            self.join(f"host-{index}", Path(invites["host"]), *self.host_options)
+            self.join(f"host-{index}", Path(invites["host"]))
 
     def join(self, name: str, invite: Path, *options: str) -> Program:
         """Start one more peer."""
@@ -270,10 +274,11 @@ class Fleet:
         """Start a process of the fleet."""
         program = Program(
             name,
-            arguments,
+            [*arguments, *self.options.get(name, ())],
             self.folder / "logs",
             self.extra_environment.get(name),
             self.commands.get(name, ("-m", "swarm")),
+            self.wrappers.get(name, ()),
         )
         self.programs[name] = program
         if name != "scheduler":

@@ -161,7 +161,7 @@ class TrunkStage(Stage):
 
     def __init__(self, config: RunConfig, device: Device, span: LayerSpan, keep_bytes: int) -> None:
         super().__init__(config, device, build_trunk_slice(config, span))
-        self._num_layers = span.num_layers
+        self.num_layers = span.num_layers
         self._keep_bytes = keep_bytes
         self._kept_bytes = 0
         self._graphs: dict[Lease, _Graph] = {}
@@ -176,7 +176,7 @@ class TrunkStage(Stage):
         Returns:
             The next boundary activation, same shape, fp32, CPU.
         """
-        with self.device.pace(self._num_layers, backward=False):
+        with self.device.pace(self.num_layers, backward=False):
             hidden, output = self._run(hidden)
             self._graphs[work.lease] = _Graph(work, hidden, output)
             return output.detach().float().cpu()
@@ -191,7 +191,7 @@ class TrunkStage(Stage):
             Gradient of the input, same shape, fp32, CPU.
         """
         graph = self._graphs.pop(work.lease)
-        with self.device.pace(self._num_layers, backward=True):
+        with self.device.pace(self.num_layers, backward=True):
             input_gradient = _backward(graph.output, graph.hidden, gradient, count=count)
             if count:
                 self._keep(work.lease, graph.hidden.detach(), gradient)

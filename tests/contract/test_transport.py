@@ -22,6 +22,7 @@ from swarm.net.transport import Transport
 from swarm.wire import frames
 from swarm.wire.messages import PROTOCOL_VERSION, Ack, Activation, Heartbeat, Hello, Lease, SpeedProbe, Work
 from swarm.wire.payloads import PayloadRules
+from tests.support.runs import heartbeat
 
 FINGERPRINT = "f" * 64
 SHAPE = (2, 8, 16)
@@ -100,12 +101,10 @@ def test_requests_are_answered_and_the_caller_is_authenticated(run: Callable[...
 
         async def answer(delivery: Delivery) -> Reply:
             seen.append(delivery)
-            return Reply(Heartbeat(waiting_for="reply", computed_tokens=len(seen)))
+            return Reply(heartbeat(len(seen), "reply"))
 
         b.on_request(Heartbeat, answer)
-        replies = await asyncio.gather(
-            *(a.request(b.peer_id, Heartbeat(waiting_for=str(i), computed_tokens=i)) for i in range(50))
-        )
+        replies = await asyncio.gather(*(a.request(b.peer_id, heartbeat(i, str(i))) for i in range(50)))
         assert sorted(message.computed_tokens for message, _ in replies) == list(range(1, 51))
         assert {delivery.remote_id for delivery in seen} == {a.peer_id}
         assert {delivery.roles for delivery in seen} == {("owner",)}
@@ -180,7 +179,7 @@ def test_a_stranger_gets_no_answer(run: Callable[..., None]) -> None:
         stranger, b = await net.endpoint(()), await net.endpoint()
         b.on_request(Heartbeat, _ack)
         with pytest.raises(PeerUnavailable):
-            await stranger.request(b.peer_id, Heartbeat(waiting_for="", computed_tokens=0))
+            await stranger.request(b.peer_id, heartbeat(0))
         assert b.refused == 1
 
     run(body)
@@ -192,7 +191,7 @@ def test_another_members_certificate_does_not_help(run: Callable[..., None]) -> 
         b.on_request(Heartbeat, _ack)
         thief.certificate = member.certificate
         with pytest.raises(PeerUnavailable):
-            await thief.request(b.peer_id, Heartbeat(waiting_for="", computed_tokens=0))
+            await thief.request(b.peer_id, heartbeat(0))
         assert b.refused == 1
 
     run(body)
@@ -210,7 +209,7 @@ def test_another_protocol_version_is_told_both_values(
 
         monkeypatch.setattr(Endpoint, "_hello", hello)
         with pytest.raises(SwarmError, match=rf"S304.*version 99.*{PROTOCOL_VERSION}"):
-            await a.request(b.peer_id, Heartbeat(waiting_for="", computed_tokens=0))
+            await a.request(b.peer_id, heartbeat(0))
 
     run(body)
 
@@ -220,7 +219,7 @@ def test_a_role_is_required_where_one_is_named(run: Callable[..., None]) -> None
         a, b = await net.endpoint(("host",)), await net.endpoint()
         b.on_request(Heartbeat, _ack, role="scheduler")
         with pytest.raises(SwarmError, match="S303"):
-            await a.request(b.peer_id, Heartbeat(waiting_for="", computed_tokens=0))
+            await a.request(b.peer_id, heartbeat(0))
 
     run(body)
 
@@ -260,7 +259,7 @@ def test_a_broken_stream_fails_what_was_pending_and_is_opened_again(run: Callabl
 
         b.on_request(Heartbeat, never)
         b.on_request(SpeedProbe, _ack)
-        pending = asyncio.create_task(a.request(b.peer_id, Heartbeat(waiting_for="", computed_tokens=0)))
+        pending = asyncio.create_task(a.request(b.peer_id, heartbeat(0)))
         await reached.wait()
         (await a.channel(b.peer_id)).abort()
         with pytest.raises(PeerUnavailable):
@@ -291,7 +290,7 @@ def test_streams_that_break_lose_nothing_silently() -> None:
         outcomes = {"reply": 0, "error": 0}
         for number in range(300):
             try:
-                reply, _ = await a.request(b.peer_id, Heartbeat(waiting_for="", computed_tokens=number))
+                reply, _ = await a.request(b.peer_id, heartbeat(number))
             except (PeerUnavailable, AdmissionError):
                 outcomes["error"] += 1
             else:

@@ -30,8 +30,9 @@ from swarm.net.libp2p import Libp2pTransport, start_daemon
 from swarm.net.transport import ByteStream
 from swarm.toml_text import to_toml
 from swarm.training.checkpoint import MANIFEST
-from swarm.wire.messages import Admit, Heartbeat, Reports, SpeedProbe
+from swarm.wire.messages import Admit, Reports, SpeedProbe
 from tests.support.processes import run_command
+from tests.support.runs import heartbeat
 
 MIB = 1 << 20
 SECTIONS = {
@@ -361,7 +362,7 @@ def as_stranger(waiting: Waiting, folder: Path, body: Callable[[Endpoint, str], 
 
 def test_a_stranger_gets_no_answer(waiting: Waiting, tmp_path: Path) -> None:
     async def body(endpoint: Endpoint, scheduler: str) -> None:
-        for message in (SpeedProbe(), Reports(items=()), Heartbeat(waiting_for="", computed_tokens=1)):
+        for message in (SpeedProbe(), Reports(items=()), heartbeat(1)):
             with pytest.raises(PeerUnavailable):
                 await endpoint.request(scheduler, message)
 

@@ -22,13 +22,13 @@ def test_newcomers_get_layers_and_data(tmp_path: Path) -> None:
     values = run_values("fp32")
     values["schedule"] = {"steps": STEPS, "checkpoint_every_steps": 7}
     first, late = write_random_shards(tmp_path / "text", 1, 2, 4000)
-    options = ("--device", f"emulated:{LAYER_S}")
-    fleet = Fleet(tmp_path / "fleet", values, [first], num_hosts=STAGES, num_stages=STAGES, host_options=options)
+    slow = dict.fromkeys(("host-0", "host-1", "host-late"), ("--device", f"emulated:{LAYER_S}"))
+    fleet = Fleet(tmp_path / "fleet", values, [first], num_hosts=STAGES, num_stages=STAGES, options=slow)
 
     def invite_more(running: Fleet, event: Event) -> None:
         if event["step"] == 1:
             invites = {key: Path(path) for key, path in running.scheduler.wait_for("listening")["invites"].items()}
-            running.join("host-late", invites["host"], *options)
+            running.join("host-late", invites["host"])
             running.join("owner-late", invites["owner"], "--data", str(late))
 
     done = train(fleet, "newcomers", 240.0, invite_more)

@@ -9,7 +9,7 @@ from typing import Any
 from swarm.admission import Certificate, Invite, Membership, seal
 from swarm.config import RunConfig, build
 from swarm.identity import Identity
-from swarm.wire.messages import Capabilities
+from swarm.wire.messages import Capabilities, Heartbeat
 
 TINY_MODEL: dict[str, Any] = {
     "model_type": "llama",
@@ -39,6 +39,11 @@ def capabilities(**changed: Any) -> Capabilities:
         "links": (),
     }
     return Capabilities(**ordinary | changed)
+
+
+def heartbeat(computed_tokens: int = 0, waiting_for: str = "") -> Heartbeat:
+    """A small message for tests of what carries messages."""
+    return Heartbeat(waiting_for=waiting_for, computed_tokens=computed_tokens, layer_seconds=0.0)
 
 
 @dataclass(slots=True)

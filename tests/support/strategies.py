@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import swarm.admission
 import swarm.plan
 from swarm.wire import codec
-from swarm.wire.messages import MAX_ROUTE, BoundaryTensor, Capabilities, Link
+from swarm.wire.messages import MAX_ROUTE, BoundaryTensor, Capabilities, Heartbeat, Link
 
 KINDS = codec.registered()
 
@@ -50,7 +50,7 @@ def message_of(cls: type) -> st.SearchStrategy[Any]:
                 },
             )
         )
-    if cls in (Capabilities, Link):
+    if cls in (Capabilities, Heartbeat, Link):
         seconds = st.just(0.0) | st.floats(1e-9, 1e6)
         rate = st.just(0.0) | st.floats(1, 1e15)
         kinds = {name: rate for name in names if name.endswith("bytes_per_s")}

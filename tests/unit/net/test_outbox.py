@@ -16,7 +16,7 @@ from swarm.net.endpoint import Endpoint
 from swarm.net.memory import MemoryNetwork
 from swarm.net.outbox import Outbox, unpack
 from swarm.wire.messages import Ack, Heartbeat, Orders, Reports
-from tests.support.runs import Run
+from tests.support.runs import Run, heartbeat
 
 RUN = Run()
 
@@ -67,7 +67,7 @@ def run(body: Callable[[Pair], Awaitable[None]]) -> None:
 
 
 def beat(number: int) -> Heartbeat:
-    return Heartbeat(waiting_for="", computed_tokens=number)
+    return heartbeat(number)
 
 
 @pytest.fixture(autouse=True)

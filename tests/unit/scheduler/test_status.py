@@ -10,9 +10,8 @@ from rich.console import Console
 from scheduler.instructions import Record
 from scheduler.status import Status
 from scheduler.text import status_table
-from swarm.wire.messages import Heartbeat
 from tests.support.plans import plan
-from tests.support.runs import Run, capabilities
+from tests.support.runs import Run, capabilities, heartbeat
 
 
 def test_a_saved_status_can_be_shown(tmp_path: Path) -> None:
@@ -21,7 +20,7 @@ def test_a_saved_status_can_be_shown(tmp_path: Path) -> None:
     facts = capabilities()
     status.on_registered("host-a", facts)
     status.on_registered("host-b", facts)
-    status.on_heartbeat("host-a", Heartbeat(waiting_for="gradients", computed_tokens=1234))
+    status.on_heartbeat("host-a", heartbeat(1234, "gradients"))
     status.on_lost("host-b")
     status.waiting_for = ("host-a",)
     status.started_at_s = 1.0

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from swarm.errors import ProtocolError
 from swarm.wire import codec
-from swarm.wire.messages import Heartbeat, Hello, Lease, MicrobatchDone, Orders, StageReady, Work
-from tests.support.runs import capabilities
+from swarm.wire.messages import Hello, Lease, MicrobatchDone, Orders, StageReady, Work
+from tests.support.runs import capabilities, heartbeat
 from tests.support.strategies import KINDS, message_of, messages
 
 _RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -228,4 +228,4 @@ def test_a_value_that_the_class_refuses_is_a_protocol_error(message: object, pos
 def test_a_subclass_or_stranger_cannot_be_encoded() -> None:
     with pytest.raises(KeyError):
         codec.encode(Lease(0, 0))
-    assert codec.decode(codec.encode(Heartbeat(waiting_for="ü\0", computed_tokens=0))).waiting_for == "ü\0"
+    assert codec.decode(codec.encode(heartbeat(0, "ü\0"))).waiting_for == "ü\0"

@@ -17,7 +17,8 @@ from swarm.net.memory import MemoryNetwork
 from swarm.net.transport import ByteStream
 from swarm.wire import codec, frames
 from swarm.wire.frames import MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES, PREFIX_BYTES, Frame, Sort
-from swarm.wire.messages import Ack, Heartbeat, Orders
+from swarm.wire.messages import Ack, Orders
+from tests.support.runs import heartbeat
 from tests.support.strategies import messages
 
 _SORTS = st.sampled_from([sort for sort in Sort if sort is not Sort.CREDIT])
@@ -135,7 +136,7 @@ def test_frames_arrive_whole_however_the_bytes_are_cut(payloads: list[bytes], se
         await far.serve("lane", take)
         stream = await near.open("far", "lane")
         for number, payload in enumerate(payloads):
-            message = Heartbeat(waiting_for="x" * number, computed_tokens=number)
+            message = heartbeat(number, "x" * number)
             write_frame(stream, Frame(Sort.ONE_WAY, number, message), payload)
         stream.abort()
         await finished.wait()

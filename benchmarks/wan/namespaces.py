@@ -1,0 +1,94 @@
+"""Peers in network namespaces of their own, each behind a line of a stated rate. Needs root and Linux.
+
+hub namespace: bridge ── veth ── peer's namespace
+                      ▲        ▲
+         tbf: peer's downlink  tbf: peer's uplink
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from swarm.errors import ConfigError, RunError
+
+_SUBNET = "10.77.0"
+_BURST_BYTES = 32 << 10
+"""The least that a rate of 1 Gbit/s needs at the kernel's clock; more would let short transfers pass unshaped."""
+_QUEUE_MS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A peer's own line; 0 for one without a limit."""
+
+    up_mbit: float = 0.0
+    down_mbit: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a program runs.
+
+    Attributes:
+        address: that it listens on.
+        wrapper: the command that enters its namespace.
+    """
+
+    address: str
+    wrapper: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def shaped(lines: Mapping[str, Line]) -> Iterator[dict[str, Place]]:
+    """Make namespaces, one a name; leaving removes them.
+
+    Raises:
+        ConfigError: not root.
+        RunError: the kernel refuses.
+    """
+    if os.geteuid() != 0:
+        raise ConfigError("network namespaces need root", "run this benchmark as root")
+    prefix = f"sw{os.getpid()}"
+    hub = f"{prefix}-hub"
+    spaces = {name: f"{prefix}-{number}" for number, name in enumerate(lines)}
+    try:
+        _ip("netns", "add", hub)
+        _ip("-n", hub, "link", "add", "bridge", "type", "bridge")
+        _ip("-n", hub, "link", "set", "bridge", "up")
+        places = {}
+        for number, (name, line) in enumerate(lines.items()):
+            address = f"{_SUBNET}.{number + 1}"
+            _join(hub, spaces[name], f"port{number}", address, line)
+            places[name] = Place(address, ("ip", "netns", "exec", spaces[name]))
+        yield places
+    finally:
+        for space in (*spaces.values(), hub):
+            subprocess.run(["ip", "netns", "del", space], capture_output=True, check=False)
+
+
+def _join(hub: str, space: str, port: str, address: str, line: Line) -> None:
+    _ip("netns", "add", space)
+    _ip("-n", hub, "link", "add", port, "type", "veth", "peer", "name", "line", "netns", space)
+    _ip("-n", hub, "link", "set", port, "master", "bridge")
+    _ip("-n", hub, "link", "set", port, "up")
+    _ip("-n", space, "addr", "add", f"{address}/24", "dev", "line")
+    _ip("-n", space, "link", "set", "line", "up")
+    _ip("-n", space, "link", "set", "lo", "up")
+    for where, device, mbit in ((space, "line", line.up_mbit), (hub, port, line.down_mbit)):
+        if mbit:
+            shape = ["tbf", "rate", f"{mbit}mbit", "burst", str(_BURST_BYTES), "latency", f"{_QUEUE_MS}ms"]
+            _run("tc", "-n", where, "qdisc", "add", "dev", device, "root", *shape)
+
+
+def _ip(*arguments: str) -> None:
+    _run("ip", *arguments)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RunError(f"{' '.join(command)} failed: {done.stderr.strip()}", "see whether the kernel has it")
