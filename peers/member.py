@@ -139,7 +139,7 @@ class GroupMember:
             round_id=round_id,
             members=order.members,
             weights=tuple(float(tokens) for tokens in order.tokens),
-            fractions=(1.0,) * len(order.members),
+            fractions=order.fractions,
             codec=self._codec,
             sender_timeout_s=self._round_time.seconds,
             reducer_timeout_s=2 * self._round_time.seconds,

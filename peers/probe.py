@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +20,9 @@ from swarm.training.stage import EndsStage, TrunkStage
 from swarm.wire import compression
 from swarm.wire.messages import Capabilities, Lease, Link, PeerRecord, SpeedProbe, WantProbe, Work
 
-_WARM_UP = 1
-_TIMED = 5
+_LEAST_ATTEMPTS, _MOST_ATTEMPTS = 6, 24
+_VAIN_ATTEMPTS = 5
+"""In a row, none of which was faster by a fiftieth: the shortest is known."""
 _FIRST_PROBE_BYTES = 256 << 10
 _MAX_PROBE_BYTES = 4 << 20
 _LONG_ENOUGH_S = 0.2
@@ -43,14 +45,16 @@ class LayerCosts:
 def measure_layer(config: RunConfig, layout: Layout, device: Device) -> LayerCosts:
     """Run one trunk layer as a stage does: forward, backward, an optimizer step, the codec both ways.
 
-    Times are the shortest of a few: at the start of a run other programs on the machine load their libraries, which
+    Times are the shortest of some: at the start of a run other programs on the machine load their libraries, which
     only adds. Runs on the calling thread; call it on the compute thread.
     """
     first = layout.trunk.first
     stage = TrunkStage(config, device, LayerSpan(first, first + 1), keep_bytes=0)
     hidden = torch.randn(_shape(config, layout))
-    layer_seconds, codec_seconds, graph_bytes = [], [], 0
-    for attempt in range(_WARM_UP + _TIMED):
+    layer_seconds: list[float] = []
+    codec_seconds: list[float] = []
+    graph_bytes = 0
+    for attempt in itertools.takewhile(lambda _: _is_open(layer_seconds), itertools.count()):
         work = Work(step=0, lease=Lease(number=0, lease=0), attempt=attempt)
         started_s = time.perf_counter()
         with _SavedBytes(stage) as saved:
@@ -61,26 +65,34 @@ def measure_layer(config: RunConfig, layout: Layout, device: Device) -> LayerCos
         codec_seconds.append(_codec_s(config, output) + _codec_s(config, gradient))
     stage.apply(0, stage.mean_gradient(1), 1.0)
     return LayerCosts(
-        layer_seconds=min(layer_seconds[_WARM_UP:]),
-        overhead_seconds=min(codec_seconds[_WARM_UP:]),
+        layer_seconds=min(layer_seconds),
+        overhead_seconds=min(codec_seconds),
         layer_bytes=2 * stage.parameter_bytes + stage.optimizer_bytes,
         graph_bytes=graph_bytes,
     )
 
 
 def measure_ends(config: RunConfig, layout: Layout, device: Device) -> float:
-    """Seconds of an owner's own work on one microbatch, codec included; the shortest of a few."""
+    """Seconds of an owner's own work on one microbatch, codec included; the shortest of some."""
     ends = EndsStage(config, device)
     ids = torch.zeros((config.batch.microbatch_sequences, config.data.context_tokens), dtype=torch.int64)
-    seconds = []
-    for attempt in range(_WARM_UP + _TIMED):
+    seconds: list[float] = []
+    for attempt in itertools.takewhile(lambda _: _is_open(seconds), itertools.count()):
         work = Work(step=0, lease=Lease(number=0, lease=0), attempt=attempt)
         started_s = time.perf_counter()
         hidden = ends.front(work, ids)
         _, gradient = ends.back(hidden, ids, count=True)
         ends.front_backward(work, gradient, count=True)
         seconds.append(time.perf_counter() - started_s + _codec_s(config, hidden) + _codec_s(config, gradient))
-    return min(seconds[_WARM_UP:])
+    return min(seconds)
+
+
+def _is_open(seconds: Sequence[float]) -> bool:
+    """Whether another attempt may still be faster."""
+    if len(seconds) < _LEAST_ATTEMPTS:
+        return True
+    vain = min(seconds[-_VAIN_ATTEMPTS:]) > 0.98 * min(seconds[:-_VAIN_ATTEMPTS])
+    return not vain and len(seconds) < _MOST_ATTEMPTS
 
 
 def _shape(config: RunConfig, layout: Layout) -> tuple[int, int, int]:

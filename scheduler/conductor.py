@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from scheduler.audit_log import AuditLog
 from scheduler.collect import collect
+from scheduler.drafting import Draft
 from scheduler.instructions import (
     Applied,
     CheckPeers,
@@ -77,6 +78,7 @@ class Conductor:
     status: Status
     tell: Event
     term: int
+    draft: Draft
     resurvey: Resurvey
     rating: Rating = field(default_factory=Rating)
     sealed_plan: bytes = b""
@@ -146,7 +148,7 @@ class Conductor:
             num_steps=self.config.schedule.steps,
             checkpoint_every_steps=self.config.schedule.checkpoint_every_steps,
         )
-        self._replanning = Replanning(self._plan, self.resurvey)
+        self._replanning = Replanning(self._plan, self.draft, self.resurvey)
         for peer, facts in self.roster.hosts.items():
             self.rating.claim(peer, facts.layer_seconds)
         self.status.started_at_s = time.time()
@@ -298,7 +300,11 @@ class Conductor:
         assert self._replanning is not None
         if self._leader.is_changing or self._collecting:
             return
-        target = self._replanning.target()
+        try:
+            target = self._replanning.target()
+        except SwarmError as error:
+            self.tell({"event": "warning", "problem": f"no better plan: {error}"})
+            return
         if target is not None and self._leader.propose(target):
             self.tell({"event": "plan_change", "reasons": list(self._replanning.reasons)})
             self._replanning.reasons.clear()

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
 from scheduler.audit_log import AuditLog
 from scheduler.conductor import Conductor
+from scheduler.drafting import Draft
 from scheduler.membership import Roster
-from scheduler.planner.balanced import balanced
+from scheduler.planner.heuristic import Certified
 from scheduler.planner.instance import Instance
-from scheduler.planner.problem import HostFacts, Placement, Planner, Problem
 from scheduler.reception import Reception
 from scheduler.run_dir import RunDir, make_certificate
 from scheduler.status import Event, Status
-from scheduler.survey import survey
+from scheduler.survey import Survey, survey
 from swarm.admission import Membership
 from swarm.config import RunConfig
 from swarm.errors import RunError, SwarmError
@@ -27,12 +27,14 @@ from swarm.model.blueprint import Layout, layout
 from swarm.net.directory import LIFETIME_S, Directory, expiry
 from swarm.net.endpoint import Endpoint
 from swarm.net.libp2p import Libp2pTransport, start_daemon
-from swarm.plan import Plan, StagePlan
-from swarm.wire import compression
+from swarm.plan import Plan
 from swarm.wire.messages import LeaderRecord
 from swarm.wire.payloads import PayloadRules
 
 _STATUS_S = 1.0
+
+Planner = Callable[[Instance], Certified]
+"""Raises ModelTooLarge or RunError where there is no plan."""
 
 
 @dataclass(slots=True)
@@ -40,8 +42,8 @@ class Node:
     """The composition root of the admin's process.
 
     Args:
-        num_stages: the admin's wish; 0 leaves it to the planner.
-        planner: from what members measured to who hosts what.
+        survey: what members measured, as of now.
+        planner: from that to who hosts what.
     """
 
     config: RunConfig
@@ -54,8 +56,8 @@ class Node:
     reception: Reception
     conductor: Conductor
     addresses: tuple[str, ...]
-    num_stages: int
-    planner: Planner = balanced
+    survey: Callable[[], Survey]
+    planner: Planner
 
     async def run(self) -> None:
         """From the first member to the last step.
@@ -72,8 +74,7 @@ class Node:
         try:
             await self.reception.until_complete()
             background.append(asyncio.create_task(self.reception.keep_looking()))
-            placement = await asyncio.to_thread(self.planner, self._problem())
-            await self.conductor.assign(self._first_plan(placement))
+            await self.conductor.assign(await self._first_plan())
             await self.conductor.lead()
             self.status.phase = "finished"
             problem = ""
@@ -105,46 +106,25 @@ class Node:
             if self.status.started_at_s:
                 self.conductor.tell(self.status.progress())
 
-    def _problem(self) -> Problem:
-        trunk = self.layout.trunk
-        batch, data = self.config.batch, self.config.data
-        values = batch.microbatch_sequences * data.context_tokens * self.layout.hidden_size
-        hosts = tuple(
-            HostFacts(peer, facts.memory_bytes, facts.layer_seconds, facts.up_bytes_per_s)
-            for peer, facts in self.roster.hosts.items()
-        )
-        return Problem(
-            hosts=hosts,
-            owners=tuple(self.roster.owners),
-            trunk=trunk,
-            layer_parameters=max(self.layout.layer_parameters[trunk.first : trunk.last]),
-            boundary_bytes=compression.encoded_bytes(self.config.numerics.boundary_codec, values),
-            global_batch=batch.global_batch_microbatches,
-            microbatch_tokens=self.config.microbatch_tokens,
-            num_stages=self.num_stages,
-        )
-
-    def _first_plan(self, placement: Placement) -> Plan:
-        stages = tuple(
-            StagePlan(first_layer=span.first, last_layer=span.last, replicas=replicas, routing_weights=weights)
-            for span, replicas, weights in zip(placement.spans, placement.replicas, placement.weights, strict=True)
-        )
-        placed = {peer for replicas in placement.replicas for peer in replicas}
-        return Plan(
-            number=1,
-            fingerprint=self.config.fingerprint,
-            first_step=0,
-            stages=stages,
-            owners=tuple(self.roster.owners),
-            standby=tuple(peer for peer in self.roster.hosts if peer not in placed),
-            window=placement.window,
-            predicted_tokens_per_s=placement.tokens_per_s,
-        )
+    async def _first_plan(self) -> Plan:
+        question = self.survey()
+        for note in question.notes:
+            self.conductor.tell({"event": "warning", "problem": note})
+        found = await asyncio.to_thread(self.planner, question.instance)
+        self.status.certify(found.evaluation.tokens_per_s, found.bound_tokens_per_s, question)
+        return self.conductor.draft.plan(question.instance, found.assignment, number=1, first_step=0)
 
 
 @asynccontextmanager
 async def opened(
-    run_dir: RunDir, host: str, port: int, min_hosts: int, min_owners: int, num_stages: int, tell: Event
+    run_dir: RunDir,
+    host: str,
+    port: int,
+    min_hosts: int,
+    min_owners: int,
+    num_stages: int,
+    planner: Planner,
+    tell: Event,
 ) -> AsyncIterator[Node]:
     """Start the scheduler of a run.
 
@@ -152,6 +132,7 @@ async def opened(
         host, port: to listen on; port 0 lets the system choose.
         min_hosts, min_owners: the run begins when so many are here.
         num_stages: the admin's wish; 0 leaves it to the planner.
+        planner: decides on the first plan.
         tell: shows people and programs what happens.
 
     Raises:
@@ -180,9 +161,21 @@ async def opened(
                 status = Status(run_dir.status, config)
                 roster = Roster(min_hosts, min_owners)
                 addresses = tuple(str(address) for address in await p2p.get_visible_maddrs())
-                resurvey = partial(_survey, config, model_layout, roster, identity.peer_id)
+                asked = partial(_survey, config, model_layout, roster, identity.peer_id, num_stages)
+                draft = Draft(config.fingerprint, model_layout.trunk.first)
                 conductor = Conductor(
-                    run_dir, config, model_layout, identity, endpoint, log, roster, status, tell, 1, resurvey
+                    run_dir,
+                    config,
+                    model_layout,
+                    identity,
+                    endpoint,
+                    log,
+                    roster,
+                    status,
+                    tell,
+                    1,
+                    draft,
+                    lambda: asked().instance,
                 )
                 reception = Reception(
                     run_dir, config, admin, log, roster, status, directory, membership, tell, conductor.newcomer
@@ -199,7 +192,8 @@ async def opened(
                     reception,
                     conductor,
                     addresses,
-                    num_stages,
+                    asked,
+                    planner,
                 )
                 await directory.close()
             finally:
@@ -208,5 +202,5 @@ async def opened(
             log.close()
 
 
-def _survey(config: RunConfig, layout: Layout, roster: Roster, scheduler: str) -> Instance:
-    return survey(config, layout, roster.hosts, roster.owners, scheduler).instance
+def _survey(config: RunConfig, layout: Layout, roster: Roster, scheduler: str, num_stages: int) -> Survey:
+    return survey(config, layout, roster.hosts, roster.owners, scheduler, num_stages)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from scheduler.planner.evaluator import evaluate
-from scheduler.planner.instance import Assignment, Instance
+from scheduler.drafting import Draft
+from scheduler.planner.instance import Assignment, Instance, Ints
 from scheduler.planner.intake import Measured, claims_of
 from scheduler.planner.moves import Decision
 from scheduler.planner.replan import Replanner
@@ -28,10 +28,12 @@ class Replanning:
 
     Args:
         plan: the one that holds.
+        draft: writes plans down.
         resurvey: asks for all measurements anew.
     """
 
     plan: Plan
+    draft: Draft
     resurvey: Resurvey
     reasons: list[str] = field(default_factory=list)
     _instance: Instance = field(init=False)
@@ -94,23 +96,22 @@ class Replanning:
         """The plan to propose, once: all that was decided since the last one; None for no change."""
         if not (self._moves or self._owners or self._reweighed):
             return None
-        hosts = self._replanner.places.hosts
-        stages = []
-        for number, stage in enumerate(self.plan.stages):
-            replicas = [peer for peer in stage.replicas if peer in hosts and self._moves.get(peer, number) == number]
-            replicas += [peer for peer, to in self._moves.items() if to == number and peer not in replicas]
-            weights = tuple(hosts[peer].rates[number] for peer in replicas)
-            stages.append(replace(stage, replicas=tuple(replicas), routing_weights=weights))
-        placed = {peer for stage in stages for peer in stage.replicas}
-        target = replace(
-            self.plan,
-            stages=tuple(stages),
-            owners=(*self.plan.owners, *sorted(self._owners)),
-            standby=tuple(sorted(set(hosts) - placed)),
-        )
+        instance = self.resurvey()
+        stage_of = {peer: number for number, stage in enumerate(self.plan.stages) for peer in stage.replicas}
+        stage_of |= self._moves
+        stages = np.array([stage_of.get(name, -1) for name in instance.hosts.names], dtype=np.int64)
+        known = [number for number, name in enumerate(instance.owners.names) if self._is_wanted_owner(name)]
+        instance = replace(instance, owners=instance.owners.take(np.array(known, dtype=np.int64)))
         self._moves, self._owners, self._reweighed = {}, set(), False
-        evaluation = evaluate(*_placed(self.resurvey(), target))
-        return replace(target, predicted_tokens_per_s=evaluation.tokens_per_s)
+        return self.draft.plan(
+            instance,
+            Assignment(stages, _sizes(self.plan)),
+            number=self.plan.number + 1,
+            first_step=self.plan.first_step,
+        )
+
+    def _is_wanted_owner(self, peer: str) -> bool:
+        return peer in self.plan.owners or peer in self._owners
 
     # --- the replanner ---------------------------------------------------------------------------------------------
 
@@ -135,8 +136,11 @@ def _placed(instance: Instance, plan: Plan) -> tuple[Instance, Assignment]:
     rows = np.array([row for row, name in enumerate(instance.hosts.names) if name in stage_of], dtype=np.int64)
     hosts = instance.hosts.take(rows)
     stages = np.array([stage_of[name] for name in hosts.names], dtype=np.int64)
-    sizes = np.array([stage.last_layer - stage.first_layer for stage in plan.stages], dtype=np.int64)
-    return replace(instance, hosts=hosts), Assignment(stages, sizes)
+    return replace(instance, hosts=hosts), Assignment(stages, _sizes(plan))
+
+
+def _sizes(plan: Plan) -> Ints:
+    return np.array([stage.last_layer - stage.first_layer for stage in plan.stages], dtype=np.int64)
 
 
 def _claim(peer: str, facts: Capabilities) -> Measured:

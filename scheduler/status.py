@@ -6,11 +6,12 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scheduler.instructions import Record
+from scheduler.survey import Survey
 from swarm.config import RunConfig
 from swarm.durable import replacing
 from swarm.plan import Plan
@@ -33,6 +34,7 @@ class Status:
     started_at_s: float = 0.0
     checkpoint: str = ""
     waiting_for: tuple[str, ...] = ()
+    _certificate: dict[str, Any] = field(default_factory=dict)
     _last_step: dict[str, Any] = field(default_factory=dict)
     _last_step_at_s: float = 0.0
     _step_s: float = 0.0
@@ -42,14 +44,20 @@ class Status:
     def on_registered(self, peer: str, capabilities: Capabilities) -> None:
         """A member is here."""
         self._peers[peer] = {
-            "roles": list(capabilities.roles),
-            "memory_bytes": capabilities.memory_bytes,
-            "layer_seconds": capabilities.layer_seconds,
-            "up_bytes_per_s": capabilities.up_bytes_per_s,
-            "down_bytes_per_s": capabilities.down_bytes_per_s,
+            **asdict(capabilities),
             "state": "here",
             "waiting_for": "",
             "computed_tokens": 0,
+        }
+
+    def certify(self, predicted_tokens_per_s: float, bound_tokens_per_s: float, question: Survey) -> None:
+        """How good the first plan is, and how much of what it was made from was measured."""
+        self._certificate = {
+            "predicted_tokens_per_s": predicted_tokens_per_s,
+            "bound_tokens_per_s": bound_tokens_per_s,
+            "gap": 1 - predicted_tokens_per_s / bound_tokens_per_s,
+            "measured_pairs": question.measured_pairs,
+            "estimated_pairs": question.estimated_pairs,
         }
 
     def on_heartbeat(self, peer: str, heartbeat: Heartbeat) -> None:
@@ -107,6 +115,7 @@ class Status:
             "last_step": self._last_step,
             "checkpoint": self.checkpoint,
             "plan": None if self.plan is None else plan_json(self.plan),
+            "first_plan": self._certificate,
             "peers": self._peers,
         }
 
@@ -121,7 +130,13 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     return {
         "number": plan.number,
         "stages": [
-            {"layers": [stage.first_layer, stage.last_layer], "replicas": list(stage.replicas)} for stage in plan.stages
+            {
+                "layers": [stage.first_layer, stage.last_layer],
+                "replicas": list(stage.replicas),
+                "routing_weights": list(stage.routing_weights),
+                "reduce_fractions": list(stage.reduce_fractions),
+            }
+            for stage in plan.stages
         ],
         "owners": list(plan.owners),
         "window": plan.window,

@@ -301,6 +301,7 @@ class StepLeader:
                 counted=counted[stage, peer],
                 members=members,
                 tokens=tuple(len(counted[stage, other]) * self.microbatch_tokens for other in members),
+                fractions=tuple(self.plan.fraction_of(stage, other) for other in members),
             )
             instructions.append(Send(peer, order))
         return instructions

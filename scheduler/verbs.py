@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json as json_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,13 @@ _PASSING = ("step", "progress")
 """Events that replace one another on a terminal."""
 _SLOW_STEP_S = 3.0
 """A step that takes longer is told who it waits for."""
+
+
+class Planning(enum.StrEnum):
+    """Planners by name."""
+
+    best = "best"
+    uniform = "uniform"
 
 
 def init(
@@ -57,6 +65,7 @@ def scheduler(
     hosts: Annotated[int, typer.Option(min=1, help="Begin when so many hosts are here.")] = 2,
     owners: Annotated[int, typer.Option(min=1, help="Begin when so many data owners are here.")] = 1,
     stages: Annotated[int, typer.Option(min=0, help="Cut the trunk into so many stages; 0: the planner decides.")] = 0,
+    planner: Annotated[Planning, typer.Option(help="How peers are placed; uniform, for comparison.")] = Planning.best,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port to listen on; 0 lets the system choose.")] = 0,
     invites: Annotated[Path | None, typer.Option(help="Write invites here, instead of into the run's folder.")] = None,
@@ -71,6 +80,8 @@ def scheduler(
     import uvloop
 
     from scheduler.node import Node, opened
+    from scheduler.planner.heuristic import certified_plan
+    from scheduler.planner.uniform import uniform_plan
     from scheduler.text import in_words
     from swarm.durable import replacing
     from swarm.signals import until_stopped
@@ -100,7 +111,8 @@ def scheduler(
         )
 
     async def main() -> None:
-        async with opened(folder, host, port, hosts, owners, stages, tell) as node:
+        plan = certified_plan if planner is Planning.best else uniform_plan
+        async with opened(folder, host, port, hosts, owners, stages, plan, tell) as node:
             write_invites(node)
             await node.run()
             tell({"event": "finished", "checkpoint": node.status.checkpoint})

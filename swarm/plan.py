@@ -16,23 +16,26 @@ class StagePlan:
         first_layer, last_layer: half-open span of decoder layers.
         replicas: peer ids of its hosts.
         routing_weights: share of the microbatches each replica gets; any positive numbers.
+        reduce_fractions: share of the stage's all-reduce that each replica averages; any positive numbers.
     """
 
     first_layer: int
     last_layer: int
     replicas: tuple[str, ...]
     routing_weights: tuple[float, ...]
+    reduce_fractions: tuple[float, ...]
 
     def __post_init__(self) -> None:
         if not 0 <= self.first_layer < self.last_layer:
             raise ValueError(f"no span from {self.first_layer} to {self.last_layer}")
         if len(set(self.replicas)) != len(self.replicas) or len(self.replicas) != len(self.routing_weights):
             raise ValueError("replicas and weights do not match")
-        if any(not 0 < weight < 1e12 for weight in self.routing_weights):
-            raise ValueError(f"routing weights are {self.routing_weights}")
+        if len(self.replicas) != len(self.reduce_fractions):
+            raise ValueError("replicas and fractions do not match")
+        _positive(self.routing_weights, self.reduce_fractions)
 
 
-@message(20)
+@message(22)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Who does what from one step boundary on.
@@ -41,6 +44,7 @@ class Plan:
         number: rises with every plan of the run.
         first_step: the step from which it holds.
         owners: peer ids; together they are the group of the ends.
+        owner_fractions: share of the ends' all-reduce that each of them averages.
         standby: admitted hosts without a stage.
         window: microbatches an owner may have in flight.
         predicted_tokens_per_s: by the planner's own model.
@@ -51,6 +55,7 @@ class Plan:
     first_step: int
     stages: tuple[StagePlan, ...]
     owners: tuple[str, ...]
+    owner_fractions: tuple[float, ...]
     standby: tuple[str, ...]
     window: int
     predicted_tokens_per_s: float
@@ -63,6 +68,9 @@ class Plan:
             raise ValueError("a host has two stages")
         if any(a.last_layer != b.first_layer for a, b in zip(self.stages, self.stages[1:], strict=False)):
             raise ValueError("the stages leave a gap")
+        if len(self.owners) != len(self.owner_fractions):
+            raise ValueError("owners and fractions do not match")
+        _positive(self.owner_fractions)
 
     @property
     def ends_stage(self) -> int:
@@ -97,19 +105,39 @@ class Plan:
         stage = self.stages[group]
         return stage.first_layer, stage.last_layer
 
+    def fraction_of(self, group: int, peer: str) -> float:
+        """A member's share of its group's all-reduce."""
+        if group == self.ends_stage:
+            return self.owner_fractions[self.owners.index(peer)]
+        stage = self.stages[group]
+        return stage.reduce_fractions[stage.replicas.index(peer)]
+
     def without(self, lost: frozenset[str], first_step: int) -> Plan:
         """The next plan: the same spans without the lost peers."""
         stages = tuple(_stage_without(stage, lost) for stage in self.stages)
+        owners = [number for number, peer in enumerate(self.owners) if peer not in lost]
         return replace(
             self,
             number=self.number + 1,
             first_step=first_step,
             stages=stages,
-            owners=tuple(peer for peer in self.owners if peer not in lost),
+            owners=tuple(self.owners[number] for number in owners),
+            owner_fractions=tuple(self.owner_fractions[number] for number in owners),
             standby=tuple(peer for peer in self.standby if peer not in lost),
         )
 
 
 def _stage_without(stage: StagePlan, lost: frozenset[str]) -> StagePlan:
-    kept = [pair for pair in zip(stage.replicas, stage.routing_weights, strict=True) if pair[0] not in lost]
-    return replace(stage, replicas=tuple(peer for peer, _ in kept), routing_weights=tuple(weight for _, weight in kept))
+    kept = [number for number, peer in enumerate(stage.replicas) if peer not in lost]
+    return replace(
+        stage,
+        replicas=tuple(stage.replicas[number] for number in kept),
+        routing_weights=tuple(stage.routing_weights[number] for number in kept),
+        reduce_fractions=tuple(stage.reduce_fractions[number] for number in kept),
+    )
+
+
+def _positive(*columns: tuple[float, ...]) -> None:
+    for column in columns:
+        if any(not 0 < value < 1e12 for value in column):
+            raise ValueError(f"weights or fractions are {column}")

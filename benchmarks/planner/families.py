@@ -95,14 +95,14 @@ def _work(num_hosts: int, family: Family) -> Work:
     return Work(
         num_layers=_LAYERS,
         layer_state_bytes=16 * _LAYER_PARAMETERS,
-        graph_bytes=24 * _TOKENS * _HIDDEN * 2.0,
+        graph_bytes=34.0 * _TOKENS * _HIDDEN,
         working_bytes=0.5 * _GIB,
         raw_boundary_bytes=_TOKENS * _HIDDEN * 2.0,
         boundary_ratio=2.0,
         raw_gradient_bytes=2 * _LAYER_PARAMETERS,
         gradient_ratio=2.0,
         raw_ends_gradient_bytes=2 * 262e6,
-        global_batch=int(8192 * max(1.0, (num_hosts / 64) ** 0.5)),
+        global_batch=128 * max(num_hosts, 64),
         microbatch_tokens=_TOKENS,
         staleness=family.staleness,
     )

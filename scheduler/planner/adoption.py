@@ -88,4 +88,4 @@ def _is_free(places: Occupancy, host: Occupant, stage: int) -> bool:
     """Whether the host may begin to move there."""
     if host.phase not in (Phase.SERVING, Phase.STANDBY) or host.rates[stage] <= 0:
         return False
-    return host.stage < 0 or places.num_serving[host.stage] > LEAST_REPLICAS
+    return host.stage < 0 or places.num_staying(host.stage) > LEAST_REPLICAS

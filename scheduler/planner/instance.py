@@ -74,6 +74,16 @@ class Owners:
         slowest_s = np.maximum(2 * boundary_bytes / np.minimum(self.up_bytes_per_s, self.down_bytes_per_s), self.ends_s)
         return 1 / slowest_s
 
+    def take(self, rows: Ints) -> Owners:
+        """Some of the owners, by row."""
+        return Owners(
+            tuple(self.names[row] for row in rows.tolist()),
+            self.ends_s[rows],
+            self.up_bytes_per_s[rows],
+            self.down_bytes_per_s[rows],
+            self.region[rows],
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Regions:

@@ -24,6 +24,8 @@ class Policy:
     Attributes:
         horizon_s: from a move on, until joins would have mended the same stage, or plans are made anew.
         mean_life_s: of a host; a mover may leave before its move has paid.
+        serves_while_loading: whether a mover goes on with its old stage until it has loaded, as far as its memory
+            holds both.
         switch_s: to begin serving a stage whose state the host has.
         copy_cover: copies of each stage's state that surplus memory should keep, in shares of the stage's throughput;
             0 for none.
@@ -31,6 +33,7 @@ class Policy:
 
     horizon_s: float = 1800.0
     mean_life_s: float = 18_000.0
+    serves_while_loading: bool = True
     switch_s: float = 5.0
     copy_cover: float = 0.0
 
@@ -44,6 +47,7 @@ class Move:
         num_bytes: it fetches; 0 where it has a copy.
         load_s: until it serves, as predicted.
         reason: for people.
+        serves_meanwhile: whether it goes on with `from_stage` until then.
     """
 
     host: str
@@ -52,6 +56,7 @@ class Move:
     num_bytes: float
     load_s: float
     reason: str
+    serves_meanwhile: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +138,11 @@ class Economy:
             return self._policy.switch_s, 0.0
         return self.load_s(host, stage), self._places.state_bytes(stage)
 
+    def goes_on(self, host: Occupant, stage: int) -> bool:
+        """Whether a mover serves its old stage until it has loaded the new one."""
+        has_both = host.stage >= 0 and self._places.has_room_for_copy(host, stage)
+        return self._policy.serves_while_loading and has_both
+
     def step_net(self, step: Sequence[tuple[Occupant, int]], totals: Sequence[float], reduce_s: float) -> float:
         """Microbatches that moves made together bring in the end; 0 or less where they do not pay.
 
@@ -163,7 +173,7 @@ class Economy:
         """Microbatches lost while the host loads: its own stage may become the slowest, donors' lines may be short."""
         places = self._places
         lost = 0.0
-        if host.phase is not Phase.STANDBY:
+        if host.phase is not Phase.STANDBY and not self.goes_on(host, stage):
             slowest = min(places.now)
             left = min(slowest, places.now[host.stage] - host.rates[host.stage])
             lost = (self._throughput(slowest, reduce_s) - self._throughput(left, reduce_s)) * load_s

@@ -1,10 +1,11 @@
 """Who serves which stage, who is coming, who keeps a copy; sums by stage, kept up to date host by host.
 
-    phase      the host                                             in `now`   in `planned`
-    STANDBY    has no stage                                         no         no
-    LOADING    fetches its stage's state                            no         yes
-    SWITCHING  has its stage's state already and is about to serve  yes        yes
-    SERVING    takes microbatches                                   yes        yes
+    phase      the host                                             in `now`            in `planned`
+    STANDBY    has no stage                                         no                  no
+    LOADING    fetches its stage's state                            of the stage that   yes
+                                                                    it still serves
+    SWITCHING  has its stage's state already and is about to serve  yes                 yes
+    SERVING    takes microbatches                                   yes                 yes
 
 An update costs a search in a sorted list of one stage's hosts, never a pass over all hosts.
 """
@@ -48,6 +49,7 @@ class Occupant:
         claim: its measurements.
         rates: microbatches a second it could do on each stage; 0 where its memory is too small.
         stage: -1 for standbys.
+        still: while it loads, the stage that it goes on serving; -1 for none.
         copy: the stage of which it keeps a second state; -1 for none.
         copy_whole: whether that has loaded.
     """
@@ -56,8 +58,14 @@ class Occupant:
     rates: tuple[float, ...]
     phase: Phase = Phase.STANDBY
     stage: int = -1
+    still: int = -1
     copy: int = -1
     copy_whole: bool = False
+
+    @property
+    def serves(self) -> int:
+        """The stage that it serves, or will within seconds; -1 for none."""
+        return self.still if self.phase is Phase.LOADING else self.stage
 
     @property
     def name(self) -> str:
@@ -122,10 +130,12 @@ class Occupancy:
         self._count(host, -1)
         return host
 
-    def change(self, host: Occupant, *, phase: Phase, stage: int, copy: int, copy_whole: bool) -> Occupant:
+    def change(
+        self, host: Occupant, *, phase: Phase, stage: int, still: int = -1, copy: int, copy_whole: bool
+    ) -> Occupant:
         """The same host in another state."""
         self._count(host, -1)
-        changed = replace(host, phase=phase, stage=stage, copy=copy, copy_whole=copy_whole)
+        changed = replace(host, phase=phase, stage=stage, still=still, copy=copy, copy_whole=copy_whole)
         self._enter(changed)
         return changed
 
@@ -153,17 +163,17 @@ class Occupancy:
     def _count(self, host: Occupant, sign: int) -> None:
         stage, copy = host.stage, host.copy
         if host.phase is not Phase.STANDBY:
-            rate = sign * host.rates[stage]
-            self.planned[stage] += rate
+            self.planned[stage] += sign * host.rates[stage]
             self.num_planned[stage] += sign
             self._line_sums[stage] += sign * host.line_bytes_per_s
             _update(self._lines[stage], host.line_bytes_per_s, sign)
-            if host.phase is not Phase.LOADING:
-                self.now[stage] += rate
-                self.num_serving[stage] += sign
-                busy = 2 * self.work.boundary_bytes * host.rates[stage]
-                self.up_bytes_per_s[stage] += sign * host.claim.up_bytes_per_s
-                self.spare_up_bytes_per_s[stage] += sign * max(0.0, host.claim.up_bytes_per_s - busy)
+        if host.serves >= 0:
+            rate = host.rates[host.serves]
+            self.now[host.serves] += sign * rate
+            self.num_serving[host.serves] += sign
+            busy = 2 * self.work.boundary_bytes * rate
+            self.up_bytes_per_s[host.serves] += sign * host.claim.up_bytes_per_s
+            self.spare_up_bytes_per_s[host.serves] += sign * max(0.0, host.claim.up_bytes_per_s - busy)
         if host.phase in (Phase.SERVING, Phase.STANDBY):
             _update(self.members[stage], (max(host.rates) if stage < 0 else host.rates[stage], host.name), sign)
         if copy >= 0:
@@ -186,6 +196,10 @@ class Occupancy:
     def without_copy(self, most: int) -> list[str]:
         """Hosts that have nothing to fetch and keep no copy, longest so first."""
         return list(islice(self._without_copy, most))
+
+    def num_staying(self, stage: int) -> int:
+        """Hosts that serve a stage and are not about to leave it."""
+        return len(self.members[stage])
 
     def state_bytes(self, stage: int) -> float:
         """What a host fetches before it can serve a stage."""

@@ -7,7 +7,8 @@
     LOADING     arrived: its state is here                      SERVING     a copy of another stage, where wanted
     SERVING     a stage is left with one replica                LOADING     move, if its own stage keeps two
     SERVING     a move pays, and it has a copy of that stage    SWITCHING   move; the state of the old stage is its copy
-    SERVING     a move pays, and it has none                    LOADING     move; nobody counts on it meanwhile
+    SERVING     a move pays, and it has none                    LOADING     move; meanwhile it goes on with its old
+                                                                            stage, where policy and memory allow
     SWITCHING   arrived                                         SERVING
     any         drifted: it measured itself again               the same    what the new figures make worth it
     any         leave                                           (absent)    moves to the stage that lost it
@@ -137,7 +138,7 @@ class Replanner:
         host = self.places.hosts.get(name)
         if host is None or host.copy != stage or host.copy_whole:
             return Decision()
-        self.places.change(host, phase=host.phase, stage=host.stage, copy=stage, copy_whole=True)
+        self.places.change(host, phase=host.phase, stage=host.stage, still=host.still, copy=stage, copy_whole=True)
         return self._settle([])
 
     def propose(self, target: Mapping[str, int], sizes: Sequence[int], budget_bytes: float) -> Decision:
@@ -264,7 +265,7 @@ class Replanner:
     def _slow_options(self, stage: int, left: int) -> Iterator[_Option]:
         places = self.places
         for donor, ranked in enumerate(places.members[:-1]):
-            if donor == stage or places.num_serving[donor] <= LEAST_REPLICAS:
+            if donor == stage or places.num_staying(donor) <= LEAST_REPLICAS:
                 continue
             # The mover's speed here that leaves both stages level after `left` moves like it.
             faster = places.sizes[donor] / places.sizes[stage]
@@ -307,12 +308,13 @@ class Replanner:
         has_state = host.copy == stage and host.copy_whole
         phase = Phase.SWITCHING if has_state else Phase.LOADING
         kept = host.stage if has_state else -1
-        self.places.change(host, phase=phase, stage=stage, copy=kept, copy_whole=kept >= 0)
-        return Move(host.name, host.stage, stage, num_bytes, load_s, reason)
+        still = host.stage if self._economy.goes_on(host, stage) else -1
+        self.places.change(host, phase=phase, stage=stage, still=still, copy=kept, copy_whole=kept >= 0)
+        return Move(host.name, host.stage, stage, num_bytes, load_s, reason, still >= 0)
 
     def _may_leave(self, host: Occupant, keep: int) -> bool:
         """Whether its stage keeps so many that serve."""
-        return host.stage < 0 or self.places.num_serving[host.stage] > keep
+        return host.stage < 0 or self.places.num_staying(host.stage) > keep
 
     def _host(self, name: str) -> Occupant:
         host = self.places.hosts.get(name)

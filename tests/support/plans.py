@@ -25,10 +25,12 @@ def plan(
                 last_layer=index + 2,
                 replicas=tuple(replicas),
                 routing_weights=tuple(weights[index] if weights else [1.0] * len(replicas)),
+                reduce_fractions=(1.0,) * len(replicas),
             )
             for index, replicas in enumerate(stages)
         ),
         owners=tuple(owners),
+        owner_fractions=(1.0,) * len(owners),
         standby=(),
         window=window,
         predicted_tokens_per_s=0.0,

@@ -83,18 +83,25 @@ def _plans(draw: st.DrawFn) -> swarm.plan.Plan:
         replicas = tuple(hosts[stage::num_stages])
         last_layer = first_layer + draw(st.integers(1, 5))
         weights = draw(st.tuples(*[st.floats(1e-3, 1e6)] * len(replicas)))
+        fractions = draw(st.tuples(*[st.floats(1e-3, 1e6)] * len(replicas)))
         stages.append(
             swarm.plan.StagePlan(
-                first_layer=first_layer, last_layer=last_layer, replicas=replicas, routing_weights=weights
+                first_layer=first_layer,
+                last_layer=last_layer,
+                replicas=replicas,
+                routing_weights=weights,
+                reduce_fractions=fractions,
             )
         )
         first_layer = last_layer
+    owners = draw(st.lists(_NAMES, max_size=3).map(tuple))
     return swarm.plan.Plan(
         number=draw(st.integers(1, 2**40)),
         fingerprint=draw(_NAMES),
         first_step=draw(_NATURALS),
         stages=tuple(stages),
-        owners=draw(st.lists(_NAMES, max_size=3).map(tuple)),
+        owners=owners,
+        owner_fractions=(0.5,) * len(owners),
         standby=draw(st.lists(_NAMES, max_size=3).map(tuple)),
         window=draw(st.integers(1, 100)),
         predicted_tokens_per_s=draw(st.floats(0, 1e9)),

@@ -139,7 +139,13 @@ class World:
     @staticmethod
     def make_plan(spans: list[Span], hosts: list[list[str]], owners: int) -> Plan:
         stages = tuple(
-            StagePlan(first_layer=first, last_layer=last, replicas=tuple(names), routing_weights=(1.0,) * len(names))
+            StagePlan(
+                first_layer=first,
+                last_layer=last,
+                replicas=tuple(names),
+                routing_weights=(1.0,) * len(names),
+                reduce_fractions=(1.0,) * len(names),
+            )
             for (first, last), names in zip(spans, hosts, strict=True)
         )
         return Plan(
@@ -148,6 +154,7 @@ class World:
             first_step=0,
             stages=stages,
             owners=tuple(f"o{index}" for index in range(owners)),
+            owner_fractions=(1.0,) * owners,
             standby=(),
             window=2,
             predicted_tokens_per_s=0.0,
@@ -172,7 +179,7 @@ class World:
         target = self.make_plan(spans, groups, 0)
         owners = [name for name in self.members if name.startswith("o") and name not in self.dead]
         kept = [name for name in owners if name in self.plan.owners or self.random.random() < 0.7]
-        target = replace(target, owners=tuple(kept))
+        target = replace(target, owners=tuple(kept), owner_fractions=(1.0,) * len(kept))
         if kept and self.leader.propose(target):
             self.fired["plan proposed"] += 1
 

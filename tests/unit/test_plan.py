@@ -14,7 +14,9 @@ from tests.support.strategies import message_of
 
 def _stage(first: int, last: int, *replicas: str) -> StagePlan:
     weights = tuple(float(index + 1) for index in range(len(replicas)))
-    return StagePlan(first_layer=first, last_layer=last, replicas=replicas, routing_weights=weights)
+    return StagePlan(
+        first_layer=first, last_layer=last, replicas=replicas, routing_weights=weights, reduce_fractions=weights
+    )
 
 
 PLAN = Plan(
@@ -23,6 +25,7 @@ PLAN = Plan(
     first_step=10,
     stages=(_stage(1, 3, "a", "b", "c"), _stage(3, 4, "d")),
     owners=("o", "p"),
+    owner_fractions=(0.25, 0.75),
     standby=("s", "t"),
     window=2,
     predicted_tokens_per_s=1.0,
@@ -35,15 +38,17 @@ def test_groups_are_the_stages_and_then_the_owners() -> None:
     assert PLAN.groups_of("d") == (1,)
     assert PLAN.groups_of("p") == (2,)
     assert PLAN.groups_of("s") == ()
-    assert replace(PLAN, owners=("d",)).groups_of("d") == (1, 2)
+    assert replace(PLAN, owners=("d",), owner_fractions=(1.0,)).groups_of("d") == (1, 2)
 
 
 def test_without_keeps_spans_weights_and_order() -> None:
     found = PLAN.without(frozenset({"b", "o", "t", "nobody"}), 11)
     assert (found.number, found.first_step) == (4, 11)
-    assert found.stages[0] == StagePlan(first_layer=1, last_layer=3, replicas=("a", "c"), routing_weights=(1.0, 3.0))
+    assert found.stages[0] == StagePlan(
+        first_layer=1, last_layer=3, replicas=("a", "c"), routing_weights=(1.0, 3.0), reduce_fractions=(1.0, 3.0)
+    )
     assert found.stages[1] == PLAN.stages[1]
-    assert (found.owners, found.standby) == (("p",), ("s",))
+    assert (found.owners, found.owner_fractions, found.standby) == (("p",), (0.75,), ("s",))
     assert PLAN.stages[0].replicas == ("a", "b", "c")
 
 
@@ -90,10 +95,10 @@ def test_what_is_no_plan(changes: dict[str, object], words: str) -> None:
         ({"first_layer": -1}, "no span"),
         ({"replicas": ("a", "a", "b")}, "do not match"),
         ({"routing_weights": (1.0,)}, "do not match"),
-        ({"routing_weights": (1.0, 0.0, 1.0)}, "routing weights"),
-        ({"routing_weights": (1.0, -1.0, 1.0)}, "routing weights"),
-        ({"routing_weights": (1.0, float("nan"), 1.0)}, "routing weights"),
-        ({"routing_weights": (1.0, float("inf"), 1.0)}, "routing weights"),
+        ({"routing_weights": (1.0, 0.0, 1.0)}, "weights or fractions"),
+        ({"routing_weights": (1.0, -1.0, 1.0)}, "weights or fractions"),
+        ({"routing_weights": (1.0, float("nan"), 1.0)}, "weights or fractions"),
+        ({"routing_weights": (1.0, float("inf"), 1.0)}, "weights or fractions"),
     ],
 )
 def test_what_is_no_stage(changes: dict[str, object], words: str) -> None:

@@ -34,7 +34,7 @@ class ReplayWork:
     lost: tuple[str, ...]
 
 
-@message(52)
+@message(66)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloseStep:
     """What this replica should have counted, and the round it then prepares.
@@ -42,7 +42,8 @@ class CloseStep:
     Attributes:
         round: number of the attempt to reduce this step; higher replaces lower.
         counted: what the ledger gives to the receiver, sorted.
-        members, tokens: of the round, in the order of its parts; tokens are the ledger's weights.
+        members, tokens, fractions: of the round, in the order of its parts: tokens are the ledger's weights, fractions
+            the share of the values that each member averages.
     """
 
     term: int
@@ -53,6 +54,7 @@ class CloseStep:
     counted: tuple[Lease, ...]
     members: tuple[str, ...]
     tokens: tuple[int, ...]
+    fractions: tuple[float, ...]
 
 
 @message(53)

@@ -1,0 +1,1 @@
+"""Swarms whose peers come and go, in virtual time."""

@@ -1,0 +1,156 @@
+"""From a swarm's description to a simulation: planned by the production planner, churned by seed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.planner.families import FAMILIES, make
+from benchmarks.simulator.config import Death, Join, SimConfig, VirtualHost, VirtualOwner
+from benchmarks.simulator.replanning import Followed
+from scheduler.drafting import Draft
+from scheduler.planner.evaluator import Evaluation
+from scheduler.planner.heuristic import certified_plan
+from scheduler.planner.instance import Floats, Instance, Owners, Regions, Work
+from scheduler.planner.intake import Measured, claims_of, hosts_of
+from scheduler.planner.occupancy import FETCHED_SHARE
+from swarm.errors import ConfigError, UnknownKey
+
+_TRACE_SHARE = 4.0
+"""Churn is drawn for so many times the predicted length of the run: churn makes it longer."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scenario:
+    """A planned swarm.
+
+    Attributes:
+        predicted: by the planner.
+    """
+
+    config: SimConfig
+    predicted: Evaluation
+    instance: Instance
+
+    def followed(self) -> Followed:
+        """The production replanner, from this swarm's first plan on."""
+        return Followed(self.instance, self.config.plan)
+
+
+def of_family(name: str, num_peers: int, seed: int) -> Instance:
+    """A synthetic swarm.
+
+    Raises:
+        UnknownKey: there is no such family.
+    """
+    for family in FAMILIES:
+        if family.name == name:
+            return make(family, num_peers, seed)
+    known = ", ".join(family.name for family in FAMILIES)
+    raise UnknownKey(f"there is no family {name!r}", f"choose one of {known}")
+
+
+def of_file(path: Path) -> Instance:
+    """A swarm as measured: `{"hosts": [...], "owners": [...], "work": {...}}`, and `"regions"` if there are several.
+
+    A host has the fields of `Measured`, an owner those of `VirtualOwner`, the work those of `Work`; regions have the
+    matrices of `Regions`.
+
+    Raises:
+        ConfigError: the file cannot be read, or a field is missing, unknown or no number.
+    """
+    try:
+        described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        regions = Regions.unlimited()
+        if "regions" in described:
+            matrices = {name: np.array(rows, dtype=np.float64) for name, rows in described["regions"].items()}
+            regions = Regions(**matrices)
+        hosts, _ = hosts_of([Measured(**host) for host in described["hosts"]], len(regions.latency_s))
+        owners = [VirtualOwner(**owner) for owner in described["owners"]]
+        work = Work(**described["work"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} does not describe a swarm: {error!r}", "see the fields in the README") from error
+    return Instance(hosts, _owners_of(owners), regions, work)
+
+
+def _owners_of(owners: list[VirtualOwner]) -> Owners:
+    def column(name: str) -> Floats:
+        return np.array([getattr(owner, name) for owner in owners], dtype=np.float64)
+
+    names = tuple(owner.name for owner in owners)
+    region = np.array([owner.region for owner in owners], dtype=np.int64)
+    return Owners(names, column("ends_s"), column("up_bytes_per_s"), column("down_bytes_per_s"), region)
+
+
+def planned(instance: Instance, num_steps: int, leader_round_trip_s: float) -> Scenario:
+    """Plan with the production planner, and simulate that plan.
+
+    Raises:
+        ModelTooLarge, RunError: there is no plan.
+    """
+    found = certified_plan(instance)
+    work = instance.work
+    config = SimConfig(
+        plan=Draft("", 0).plan(instance, found.assignment, number=1, first_step=0),
+        hosts=tuple(_virtual(claim) for claim in claims_of(instance.hosts)),
+        owners=_owners(instance.owners),
+        num_steps=num_steps,
+        num_microbatches=work.global_batch,
+        microbatch_tokens=work.microbatch_tokens,
+        boundary_bytes=work.boundary_bytes,
+        gradient_bytes=work.gradient_bytes,
+        ends_gradient_bytes=work.ends_gradient_bytes,
+        layer_state_bytes=FETCHED_SHARE * work.layer_state_bytes,
+        leader_round_trip_s=leader_round_trip_s,
+        regions=instance.regions,
+    )
+    return Scenario(config, found.evaluation, instance)
+
+
+def churned(scenario: Scenario, mean_life_s: float, seed: int) -> Scenario:
+    """The same swarm in a steady state: exponential lives, joins at random, by hosts like those that are there."""
+    config = scenario.config
+    generator = np.random.default_rng(seed)
+    end_s = _TRACE_SHARE * config.num_steps * scenario.predicted.step_s
+    hosts = list(config.hosts)
+    num_joins = int(generator.poisson(len(hosts) * end_s / mean_life_s))
+    joins_s = np.sort(generator.uniform(0, end_s, num_joins)).tolist()
+    likes = generator.integers(len(hosts), size=num_joins).tolist()
+    joins = [
+        Join(time_s, replace(hosts[like], name=f"joiner{number:05}"))
+        for number, (time_s, like) in enumerate(zip(joins_s, likes, strict=True))
+    ]
+    there = [(0.0, host.name) for host in hosts] + [(join.time_s, join.host.name) for join in joins]
+    lives_s = generator.exponential(mean_life_s, len(there)).tolist()
+    deaths = [Death(born_s + life_s, name) for (born_s, name), life_s in zip(there, lives_s, strict=True)]
+    due = tuple(sorted((death for death in deaths if death.time_s < end_s), key=lambda death: death.time_s))
+    return replace(scenario, config=replace(config, joins=tuple(joins), deaths=due))
+
+
+def _virtual(claim: Measured) -> VirtualHost:
+    return VirtualHost(
+        name=claim.name,
+        layer_s=claim.layer_s,
+        overhead_s=claim.overhead_s,
+        up_bytes_per_s=claim.up_bytes_per_s,
+        down_bytes_per_s=claim.down_bytes_per_s,
+        region=claim.region,
+        memory_bytes=claim.memory_bytes,
+    )
+
+
+def _owners(owners: Owners) -> tuple[VirtualOwner, ...]:
+    return tuple(
+        VirtualOwner(
+            name=name,
+            ends_s=float(owners.ends_s[row]),
+            up_bytes_per_s=float(owners.up_bytes_per_s[row]),
+            down_bytes_per_s=float(owners.down_bytes_per_s[row]),
+            region=int(owners.region[row]),
+        )
+        for row, name in enumerate(owners.names)
+    )
