@@ -49,15 +49,15 @@ class FinishedRun:
         """(peer, step, problem) of every peer that was lost before the run was over."""
         return read_lost_peers(self._audit)
 
-    def replicas_equal(self, stages: int) -> bool:
-        """After every step, did all members of every group hold the same weights, none missing but lost ones?"""
+    def replicas_equal(self) -> bool:
+        """After every step, did all members of every group hold the same weights, none missing that worked in it?"""
         digests = read_weight_digests(self._audit)
         lost = {peer for peer, _, _ in self.lost_peers}
-        for group in range(stages + 1):
-            members = set(digests.get((1, group), {}))
-            for num_steps in range(1, self.config.schedule.steps + 1):
-                found = digests.get((num_steps, group), {})
-                if len(set(found.values())) != 1 or not members - lost <= set(found):
+        for step in self.steps:
+            routes = [(*work.route, work.owner) for work in step.work]
+            for group, workers in enumerate(zip(*routes, strict=True)):
+                found = digests.get((step.step + 1, group), {})
+                if len(set(found.values())) != 1 or not set(workers) - lost <= set(found):
                     return False
         return True
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from scheduler.audit_log import AuditLog
 from scheduler.collect import collect
-from scheduler.drafting import Draft
 from scheduler.instructions import (
     Applied,
     CheckPeers,
@@ -24,8 +23,7 @@ from scheduler.instructions import (
     Send,
 )
 from scheduler.membership import Roster
-from scheduler.rating import Rating
-from scheduler.replanning import Replanning, Resurvey
+from scheduler.plan_changes import PlanChanges
 from scheduler.run_dir import RunDir
 from scheduler.status import Event, Status, plan_json
 from scheduler.step import StepLeader
@@ -78,9 +76,7 @@ class Conductor:
     status: Status
     tell: Event
     term: int
-    draft: Draft
-    resurvey: Resurvey
-    rating: Rating = field(default_factory=Rating)
+    changes: PlanChanges
     sealed_plan: bytes = b""
     _plan: Plan | None = None
     _leader: StepLeader | None = None
@@ -90,7 +86,6 @@ class Conductor:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _cursors: dict[str, int] = field(default_factory=dict)
     _collecting: set[asyncio.Task[None]] = field(default_factory=set)
-    _replanning: Replanning | None = None
     _halted: Halt | None = None
     _finished: bool = False
     _going_home: bool = False
@@ -148,22 +143,28 @@ class Conductor:
             num_steps=self.config.schedule.steps,
             checkpoint_every_steps=self.config.schedule.checkpoint_every_steps,
         )
-        self._replanning = Replanning(self._plan, self.draft, self.resurvey)
-        for peer, facts in self.roster.hosts.items():
-            self.rating.claim(peer, facts.layer_seconds)
+        self.changes.begin(self._plan)
+        self.changes.wake = lambda: self._events.put_nowait(list)
         self.status.started_at_s = time.time()
         self._events.put_nowait(self._leader.start)
-        while not (self._finished or self._halted):
-            event = await self._events.get()
-            await self._carry_out(event())
-            self.status.phase = self._leader.phase.value
-            self.status.waiting_for = self._leader.waiting_for
-            self._replan()
+        solving = asyncio.create_task(self.changes.keep_solving())
+        try:
+            await self._lead_to_the_end(self._leader)
+        finally:
+            solving.cancel()
         if self._halted is not None:
             kind = StageWithoutHost if self._halted.stage >= 0 else RunError
             where = f"stage {self._halted.stage}: " if self._halted.stage >= 0 else ""
             raise kind(where + self._halted.problem, "see the audit log; the last checkpoint is whole")
         await asyncio.gather(*self._collecting)
+
+    async def _lead_to_the_end(self, leader: StepLeader) -> None:
+        while not (self._finished or self._halted):
+            event = await self._events.get()
+            await self._carry_out(event())
+            self.status.phase = leader.phase.value
+            self.status.waiting_for = leader.waiting_for
+            self._replan()
 
     async def send_home(self, problem: str) -> None:
         """Tell every member that the run is over, and why if it should not be."""
@@ -200,8 +201,7 @@ class Conductor:
                     self._outbox(peer).post(message)
                 case NewPlan(plan):
                     self._send_plan(plan)
-                    assert self._replanning is not None
-                    self._replanning.changed(plan)
+                    self.changes.holds(plan)
                 case Record():
                     await self._record(instruction)
                 case CheckPeers(peers):
@@ -211,9 +211,7 @@ class Conductor:
                 case Applied(checkpoint=True):
                     self._start_collecting(instruction)
                 case PlanChangeOff(problem):
-                    self.tell({"event": "warning", "problem": f"the plan does not change: {problem}"})
-                    assert self._replanning is not None
-                    self._replanning.called_off()
+                    self.changes.called_off(problem)
                 case Halt():
                     self._halted = instruction
                 case Finish():
@@ -233,7 +231,8 @@ class Conductor:
         for owner, done in record.work:
             self._cursors[owner] = max(self._cursors.get(owner, 0), done.cursor + 1)
         self.tell(self.status.on_step(record))
-        self._rate(record)
+        assert self._plan is not None
+        self.changes.committed(self._plan, [done.route for _, done in record.work])
 
     async def _check(self, peers: tuple[str, ...]) -> None:
         """Whoever does not answer now is lost; then the leader may go on."""
@@ -272,16 +271,6 @@ class Conductor:
         self.status.checkpoint = str(folder)
         self.tell({"event": "checkpoint", "step": num_steps, "folder": str(folder)})
 
-    def _rate(self, record: Record) -> None:
-        """Believe what members deliver."""
-        assert self._plan is not None
-        assert self._replanning is not None
-        for peer, layer_s in self.rating.counted(self._plan, (done.route for _, done in record.work)).items():
-            facts = self.roster.rerate(peer, layer_s)
-            if facts is not None:
-                self.tell({"event": "rerated", "peer": peer, "layer_s": layer_s})
-                self._replanning.rerated(peer, facts)
-
     # --- another plan ----------------------------------------------------------------------------------------------
 
     def newcomer(self, peer: str, facts: Capabilities) -> None:
@@ -289,25 +278,16 @@ class Conductor:
         if not self.sealed_plan or self._going_home:
             return
         self._outbox(peer).post(AssignPlan(term=self.term, sealed=self.sealed_plan))
-        if self._replanning is not None:
-            self.rating.claim(peer, facts.layer_seconds)
-            self._replanning.joined(peer, facts)
-            self._replan()
+        self.changes.joined(peer, facts)
 
     def _replan(self) -> None:
         """Propose what was decided, when the leader can take it and no checkpoint is on its way."""
         assert self._leader is not None
-        assert self._replanning is not None
         if self._leader.is_changing or self._collecting:
             return
-        try:
-            target = self._replanning.target()
-        except SwarmError as error:
-            self.tell({"event": "warning", "problem": f"no better plan: {error}"})
-            return
+        target = self.changes.target()
         if target is not None and self._leader.propose(target):
-            self.tell({"event": "plan_change", "reasons": list(self._replanning.reasons)})
-            self._replanning.reasons.clear()
+            self.changes.proposed()
 
     # --- members ---------------------------------------------------------------------------------------------------
 
@@ -331,8 +311,7 @@ class Conductor:
         self.log.append_loss(peer, step, problem)
         self.tell({"event": "lost", "peer": peer, "problem": problem, "step": step})
         self.status.on_lost(peer)
-        if self._replanning is not None:
-            self._replanning.lost(peer)
+        self.changes.lost(peer)
         if leader is not None:
             self._events.put_nowait(lambda: leader.peer_lost(peer))
         elif self._plan is not None and self._plan.groups_of(peer):
@@ -349,7 +328,7 @@ class Conductor:
     def _take_report(self, peer: str, report: object) -> None:
         if isinstance(report, Heartbeat):
             self.status.on_heartbeat(peer, report)
-            self.rating.tell(peer, report.layer_seconds)
+            self.changes.observed(peer, report.layer_seconds)
         elif isinstance(report, StageReady):
             self._ready[report.stage, peer] = report.digest
             self._changed.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +12,7 @@ from scheduler.audit_log import AuditLog
 from scheduler.conductor import Conductor
 from scheduler.drafting import Draft
 from scheduler.membership import Roster
-from scheduler.planner.heuristic import Certified
-from scheduler.planner.instance import Instance
+from scheduler.plan_changes import PlanChanges, Planner
 from scheduler.reception import Reception
 from scheduler.run_dir import RunDir, make_certificate
 from scheduler.status import Event, Status
@@ -33,17 +32,13 @@ from swarm.wire.payloads import PayloadRules
 
 _STATUS_S = 1.0
 
-Planner = Callable[[Instance], Certified]
-"""Raises ModelTooLarge or RunError where there is no plan."""
-
 
 @dataclass(slots=True)
 class Node:
     """The composition root of the admin's process.
 
     Args:
-        survey: what members measured, as of now.
-        planner: from that to who hosts what.
+        addresses: that peers can reach.
     """
 
     config: RunConfig
@@ -56,8 +51,6 @@ class Node:
     reception: Reception
     conductor: Conductor
     addresses: tuple[str, ...]
-    survey: Callable[[], Survey]
-    planner: Planner
 
     async def run(self) -> None:
         """From the first member to the last step.
@@ -107,12 +100,13 @@ class Node:
                 self.conductor.tell(self.status.progress())
 
     async def _first_plan(self) -> Plan:
-        question = self.survey()
+        changes = self.conductor.changes
+        question = changes.survey()
         for note in question.notes:
             self.conductor.tell({"event": "warning", "problem": note})
-        found = await asyncio.to_thread(self.planner, question.instance)
+        found = await asyncio.to_thread(changes.planner, question.instance)
         self.status.certify(found.evaluation.tokens_per_s, found.bound_tokens_per_s, question)
-        return self.conductor.draft.plan(question.instance, found.assignment, number=1, first_step=0)
+        return changes.draft.plan(question.instance, found.assignment, number=1, first_step=0)
 
 
 @asynccontextmanager
@@ -161,21 +155,11 @@ async def opened(
                 status = Status(run_dir.status, config)
                 roster = Roster(min_hosts, min_owners)
                 addresses = tuple(str(address) for address in await p2p.get_visible_maddrs())
-                asked = partial(_survey, config, model_layout, roster, identity.peer_id, num_stages)
+                survey_now = partial(_survey, config, model_layout, roster, identity.peer_id, num_stages)
                 draft = Draft(config.fingerprint, model_layout.trunk.first)
+                changes = PlanChanges(roster, draft, survey_now, planner, tell)
                 conductor = Conductor(
-                    run_dir,
-                    config,
-                    model_layout,
-                    identity,
-                    endpoint,
-                    log,
-                    roster,
-                    status,
-                    tell,
-                    1,
-                    draft,
-                    lambda: asked().instance,
+                    run_dir, config, model_layout, identity, endpoint, log, roster, status, tell, 1, changes
                 )
                 reception = Reception(
                     run_dir, config, admin, log, roster, status, directory, membership, tell, conductor.newcomer
@@ -192,8 +176,6 @@ async def opened(
                     reception,
                     conductor,
                     addresses,
-                    asked,
-                    planner,
                 )
                 await directory.close()
             finally:

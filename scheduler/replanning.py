@@ -5,18 +5,26 @@ Decisions are the replanner's. This keeps them until the step leader can take a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from scheduler.drafting import Draft
+from scheduler.planner.evaluator import evaluate
+from scheduler.planner.heuristic import Certified
 from scheduler.planner.instance import Assignment, Instance, Ints
 from scheduler.planner.intake import Measured, claims_of
 from scheduler.planner.moves import Decision
 from scheduler.planner.replan import Replanner
 from swarm.plan import Plan, StagePlan
 from swarm.wire.messages import Capabilities
+
+_WORTH_A_RECUT = 1.1
+"""Times the throughput: other spans make most hosts load other layers."""
+_BUDGET_BYTES = math.inf
+"""That the moves towards a full plan may fetch: two at a time, each worth its bytes, is limit enough."""
 
 Resurvey = Callable[[], Instance]
 """The planner's question as of now: all members that are here."""
@@ -41,6 +49,7 @@ class Replanning:
     _moves: dict[str, int] = field(default_factory=dict)
     _owners: set[str] = field(default_factory=set)
     _reweighed: bool = False
+    _recut: tuple[Instance, Assignment] | None = None
 
     def __post_init__(self) -> None:
         self._begin()
@@ -90,13 +99,35 @@ class Replanning:
         """The plan that was proposed does not come: think again, from what holds."""
         self._begin()
 
+    def solved(self, instance: Instance, found: Certified) -> None:
+        """A full plan was made for all members: take it over move by move, or, where it cuts the trunk anew, whole.
+
+        Args:
+            instance: the question that it answers.
+        """
+        assignment = found.assignment
+        if assignment.sizes.tolist() == _sizes(self.plan).tolist():
+            stages = zip(instance.hosts.names, assignment.stage.tolist(), strict=True)
+            target = {name: stage for name, stage in stages if stage >= 0}
+            self._take(self._replanner.propose(target, assignment.sizes.tolist(), _BUDGET_BYTES))
+            return
+        now = evaluate(*_placed(instance, self.plan)).tokens_per_s
+        if found.evaluation.tokens_per_s > _WORTH_A_RECUT * now:
+            self._recut = instance, assignment
+            gain = found.evaluation.tokens_per_s / now - 1
+            self.reasons.append(f"other spans are {gain:.0%} faster for the hosts that are here now")
+
     # --- the plan to come ------------------------------------------------------------------------------------------
 
     def target(self) -> Plan | None:
         """The plan to propose, once: all that was decided since the last one; None for no change."""
-        if not (self._moves or self._owners or self._reweighed):
+        if not (self._moves or self._owners or self._reweighed or self._recut):
             return None
         instance = self.resurvey()
+        recut, self._recut = self._recut, None
+        if recut is not None and recut[0].hosts.names == instance.hosts.names:
+            self._begin()
+            return self.draft.plan(*recut, number=self.plan.number + 1, first_step=self.plan.first_step)
         stage_of = {peer: number for number, stage in enumerate(self.plan.stages) for peer in stage.replicas}
         stage_of |= self._moves
         stages = np.array([stage_of.get(name, -1) for name in instance.hosts.names], dtype=np.int64)

@@ -17,6 +17,7 @@ import uvloop
 from peers.joining import opened
 from peers.peer import Peer
 from scheduler.new_run import DEFAULT_MODEL, create
+from scheduler.planner.heuristic import certified_plan
 from scheduler.run_dir import RunDir, make_invite
 from swarm.admission import Membership, read_invite, write_invite
 from swarm.config import NodeConfig, RunConfig
@@ -300,7 +301,7 @@ def test_a_port_that_is_taken_on_the_schedulers_machine(tmp_path: Path) -> None:
     before = left_in(tmp_path / "run")
 
     async def main(port: int) -> None:
-        async with scheduling(RunDir(tmp_path / "run"), "127.0.0.1", port, 1, 1, 0, lambda event: None):
+        async with scheduling(RunDir(tmp_path / "run"), "127.0.0.1", port, 1, 1, 0, certified_plan, lambda event: None):
             pytest.fail("it listens")
 
     with closing(socket.socket()) as taken:

@@ -46,7 +46,7 @@ def test_a_killed_host_changes_nothing(tmp_path: Path) -> None:
         for ours, theirs in zip(done.steps, reference.steps, strict=True)
     ]
     assert largest_relative(losses) <= 1e-5
-    assert done.replicas_equal(STAGES)
+    assert done.replicas_equal()
     check_export(done, tmp_path)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from benchmarks.cases.replan import _Ours, _rates
@@ -14,7 +16,7 @@ SMALL = Churn(num_peers=256, hours=2.0, seed=3)
 STAGES = 32
 
 
-def played(drawn: Trace, kind: type, hours: float, **policy: float) -> Books:
+def played(drawn: Trace, kind: type, hours: float, **policy: Any) -> Books:
     start = longest_first(drawn.instance, STAGES)
     follower = kind(drawn.instance, start, Policy(**policy) if kind is _Ours else 1)
     stages = dict(zip(drawn.instance.hosts.names, start.stage.tolist(), strict=True))
@@ -55,3 +57,10 @@ def test_rules_rank_as_they_should() -> None:
     assert copies.num_switches > 0
     assert copies.upkeep_bytes > 0
     assert without.upkeep_bytes == 0
+
+
+def test_switches_and_slow_moves_do_not_undo_each_other() -> None:
+    drawn = trace(SMALL)
+    books = played(drawn, _Ours, SMALL.hours, horizon_s=220.0, copy_cover=0.5, serves_while_loading=True)
+    # Once they did: twenty moves an event.
+    assert books.num_switches < books.num_moves < 6 * len(drawn.happenings)

@@ -74,6 +74,7 @@ def test_one_host_is_busy_all_the_time_but_for_the_ends() -> None:
     assert report.step_s == pytest.approx([expected_s] * 2)
     assert report.tokens_per_s == pytest.approx(20 * 8 / expected_s)
     assert report.shares["compute"] == pytest.approx(20 * LAYER_S / expected_s)
+    assert sum(report.shares.values()) == pytest.approx(1)
     assert report.attempts == report.microbatches == 40
     assert report.boundary_bytes == 40 * 4 * BOUNDARY
     assert report.lost_compute_s == pytest.approx(0)

@@ -1,0 +1,129 @@
+"""What leads to another plan: members that come, go, or are slower than they said; and full plans in the background."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from scheduler.drafting import Draft
+from scheduler.membership import Roster
+from scheduler.planner.heuristic import Certified
+from scheduler.planner.instance import Instance
+from scheduler.rating import Rating
+from scheduler.replanning import Replanning
+from scheduler.status import Event
+from scheduler.survey import Survey
+from swarm.errors import SwarmError
+from swarm.plan import Plan
+from swarm.wire.messages import Capabilities
+
+_SOLVE_PAUSE_S = 5.0
+"""Between what makes a full plan worth while and its making: newcomers come in groups."""
+
+Planner = Callable[[Instance], Certified]
+"""From what members measured to who hosts what; raises ModelTooLarge or RunError where there is no plan."""
+
+
+@dataclass(slots=True)
+class PlanChanges:
+    """Watches the members of a running plan.
+
+    Args:
+        roster: who is here.
+        draft: writes plans down.
+        survey: what members measured, as of now.
+        planner: makes full plans.
+        tell: shows people what happens.
+        wake: called when there is something to propose.
+    """
+
+    roster: Roster
+    draft: Draft
+    survey: Callable[[], Survey]
+    planner: Planner
+    tell: Event
+    wake: Callable[[], None] = lambda: None
+    _rating: Rating = field(default_factory=Rating)
+    _replanning: Replanning | None = None
+    _dirty: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def begin(self, plan: Plan) -> None:
+        """The run begins with this plan."""
+        self._replanning = Replanning(plan, self.draft, lambda: self.survey().instance)
+        for peer, facts in self.roster.hosts.items():
+            self._rating.claim(peer, facts.layer_seconds)
+
+    # --- members ---------------------------------------------------------------------------------------------------
+
+    def joined(self, peer: str, facts: Capabilities) -> None:
+        """A member came after the first plan."""
+        if self._replanning is not None:
+            self._rating.claim(peer, facts.layer_seconds)
+            self._replanning.joined(peer, facts)
+            self._dirty.set()
+            self.wake()
+
+    def lost(self, peer: str) -> None:
+        """A member is gone."""
+        if self._replanning is not None:
+            self._replanning.lost(peer)
+            self._dirty.set()
+
+    def observed(self, peer: str, layer_s: float) -> None:
+        """A member times its layers while it trains."""
+        self._rating.tell(peer, layer_s)
+
+    def committed(self, plan: Plan, routes: Iterable[tuple[str, ...]]) -> None:
+        """A step was committed: believe what members deliver."""
+        assert self._replanning is not None
+        for peer, layer_s in self._rating.counted(plan, routes).items():
+            facts = self.roster.rerate(peer, layer_s)
+            if facts is not None:
+                self.tell({"event": "rerated", "peer": peer, "layer_s": layer_s})
+                self._replanning.rerated(peer, facts)
+                self._dirty.set()
+
+    # --- plans -----------------------------------------------------------------------------------------------------
+
+    def holds(self, plan: Plan) -> None:
+        """Another plan holds."""
+        assert self._replanning is not None
+        self._replanning.changed(plan)
+
+    def called_off(self, problem: str) -> None:
+        """The plan that was proposed will not come."""
+        assert self._replanning is not None
+        self.tell({"event": "warning", "problem": f"the plan does not change: {problem}"})
+        self._replanning.called_off()
+
+    def target(self) -> Plan | None:
+        """The plan to propose, once; None for no change."""
+        assert self._replanning is not None
+        try:
+            return self._replanning.target()
+        except SwarmError as error:
+            self.tell({"event": "warning", "problem": f"no better plan: {error}"})
+            return None
+
+    def proposed(self) -> None:
+        """The leader took it."""
+        assert self._replanning is not None
+        self.tell({"event": "plan_change", "reasons": list(self._replanning.reasons)})
+        self._replanning.reasons.clear()
+
+    async def keep_solving(self) -> None:
+        """After members came, went or were rated anew, plan from scratch; single moves cannot cut the trunk anew."""
+        while True:
+            await self._dirty.wait()
+            await asyncio.sleep(_SOLVE_PAUSE_S)
+            self._dirty.clear()
+            try:
+                instance = self.survey().instance
+                found = await asyncio.to_thread(self.planner, instance)
+                assert self._replanning is not None
+                self._replanning.solved(instance, found)
+            except SwarmError as error:
+                self.tell({"event": "warning", "problem": f"no better plan: {error}"})
+                continue
+            self.wake()
