@@ -19,14 +19,13 @@
     whole       the host switches to that stage                 whole, of the stage it left
     any         the host moves to another stage                 none
 
-A slow move is judged by what is planned (those that load included), a switch by what serves now.
+A switch is judged by what serves now; a slow move by that and by what is planned, those that load included.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from scheduler.planner.adoption import best_step, relabelled
 from scheduler.planner.evaluator import evaluate
@@ -48,13 +47,8 @@ _COPY_HOSTS = 16
 """Hosts without a copy that are tried when one is wanted."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Option:
-    """A move that could be made; the highest `level` is the best."""
-
-    level: float
-    host: Occupant
-    stage: int
+_Target = tuple[Occupant, int]
+"""A host and the stage that it could move to."""
 
 
 class Replanner:
@@ -200,76 +194,83 @@ class Replanner:
             # An empty stage may take from one that has two: one each is better than none.
             keep = min(LEAST_REPLICAS, places.num_planned[stage] + 1)
             found = [
-                _Option(self._level(host, stage, places.planned, 1), host, stage)
+                host
                 for ranked in places.members
                 for _, name in ranked
                 if (host := places.hosts[name]).stage != stage and host.rates[stage] > 0 and self._may_leave(host, keep)
             ]
             if found:
                 # Copies first: they serve within seconds.
-                best = max(found, key=lambda option: (option.host.copy == stage, option.level, option.host.name))
+                best = max(found, key=lambda host: (host.copy == stage, self._level(host, stage), host.name))
                 count = places.num_planned[stage]
-                reason = f"{best.host.name} moves to stage {stage}, which has {count} hosts"
-                return [self._move(best.host, stage, reason)]
+                return [self._move(best, stage, f"{best.name} moves to stage {stage}, which has {count} hosts")]
         return []
 
     def _switch(self, left: int) -> list[Move]:
         """Between stages whose state a host has already, by what serves now: one move, or two that go together."""
-        places, economy = self.places, self._economy
-        totals = list(places.now)
-        stage = _slowest(totals)
-        best: tuple[_Option, ...] = ()
-        best_level = totals[stage]
-        for first in self._switches(stage, totals):
+        totals = list(self.places.now)
+        slowest = _slowest(totals)
+        best: tuple[_Target, ...] = ()
+        best_level = totals[slowest]
+        for first in self._switches(slowest):
             _shift(totals, first)
-            donor = first.host.stage
-            level = min(totals[stage], totals[donor]) if donor >= 0 else totals[stage]
+            donor = first[0].stage
+            level = min(totals[slowest], totals[donor]) if donor >= 0 else totals[slowest]
             if level > best_level:
                 best, best_level = (first,), level
-            if left > 1:
-                for second in self._switches(_slowest(totals), totals):
-                    if second.host is first.host or second.host.stage == donor:
-                        continue
-                    _shift(totals, second)
-                    level = min(totals[each] for each in (stage, donor, second.stage, second.host.stage) if each >= 0)
-                    if level > best_level:
-                        best, best_level = (first, second), level
-                    _shift(totals, second, -1)
+            for second in self._switches(_slowest(totals)) if left > 1 else []:
+                host, stage = second
+                if host is first[0] or host.stage == donor:
+                    continue
+                _shift(totals, second)
+                level = min(totals[each] for each in (slowest, donor, stage, host.stage) if each >= 0)
+                if level > best_level:
+                    best, best_level = (first, second), level
+                _shift(totals, second, -1)
             _shift(totals, first, -1)
-        if not best:
-            return []
-        step = [(option.host, option.stage) for option in best]
-        if economy.step_net(step, places.now, economy.slowest_reduce_s()) <= 0:
+        if not best or self._economy.step_net(best, self.places.now, self._economy.slowest_reduce_s()) <= 0:
             return []
         return [
-            self._move(option.host, option.stage, f"{option.host.name} has a copy of stage {option.stage}, now slow")
-            for option in best
+            self._move(host, stage, f"{host.name} has a copy of stage {stage}, which is slow now")
+            for host, stage in best
         ]
 
-    def _switches(self, stage: int, totals: list[float]) -> list[_Option]:
-        """Hosts with a copy of a stage, a few of each speed, that leave their own with more than it has."""
+    def _switches(self, stage: int) -> list[_Target]:
+        """Hosts with a copy of a stage, a few of each speed, that may leave their own."""
         ranked = self.places.copies[stage]
-        options = []
-        for _, name in ranked[:: -(-len(ranked) // _COPIES_TRIED) or 1]:
-            host = self.places.hosts[name]
-            if host.phase not in (Phase.SERVING, Phase.STANDBY) or not self._may_leave(host, LEAST_REPLICAS):
-                continue
-            options.append(_Option(0.0, host, stage))
-        return options
+        tried = ranked[:: -(-len(ranked) // _COPIES_TRIED) or 1]
+        hosts = [self.places.hosts[name] for _, name in tried]
+        return [
+            (host, stage)
+            for host in hosts
+            if host.phase in (Phase.SERVING, Phase.STANDBY) and self._may_leave(host, LEAST_REPLICAS)
+        ]
 
     def _slow(self, left: int) -> list[Move]:
-        """To the stage with the least planned throughput, from any other or from the standbys."""
-        stage = _slowest(self.places.planned)
-        return self._best_of(list(self._slow_options(stage, left)), self.places.planned)
+        """To the stage with the least throughput, now and as planned, from any other or from the standbys."""
+        places = self.places
+        stage = _slowest([max(pair) for pair in zip(places.now, places.planned, strict=True)])
+        # What one view says is missing and the other one does not, switches and arrivals will mend without a load.
+        totals = [min(pair) for pair in zip(places.now, places.planned, strict=True)]
+        totals[stage] = max(places.now[stage], places.planned[stage])
+        reduce_s = self._economy.slowest_reduce_s()
+        best, most = None, 0.0
+        for target in self._slow_targets(stage, totals, reduce_s, left):
+            net = self._economy.step_net([target], totals, reduce_s)
+            if net > most:
+                best, most = target[0], net
+        if best is None:
+            return []
+        return [self._move(best, stage, f"{best.name} moves to stage {stage}, now the slowest")]
 
-    def _slow_options(self, stage: int, left: int) -> Iterator[_Option]:
+    def _slow_targets(self, stage: int, totals: list[float], reduce_s: float, left: int) -> Iterator[_Target]:
         places = self.places
         for donor, ranked in enumerate(places.members[:-1]):
             if donor == stage or places.num_staying(donor) <= LEAST_REPLICAS:
                 continue
             # The mover's speed here that leaves both stages level after `left` moves like it.
             faster = places.sizes[donor] / places.sizes[stage]
-            ideal = (places.planned[donor] - places.planned[stage]) / (1 + left * faster)
+            ideal = (totals[donor] - totals[stage]) / (1 + left * faster)
             if ideal <= 0:
                 continue
             middle = bisect_left(ranked, (ideal, ""))
@@ -277,31 +278,18 @@ class Replanner:
                 host = places.hosts[name]
                 # One that keeps a copy is worth more where it is: it can switch within seconds.
                 if host.rates[stage] > 0 and host.copy < 0:
-                    yield _Option(self._level(host, stage, places.planned, left), host, stage)
-        reduce_s = self._economy.slowest_reduce_s()
+                    yield host, stage
         for _, name in places.standbys[-_STANDBYS:]:
             host = places.hosts[name]
             if host.rates[stage] > 0 and self._economy.is_admitted(host, stage, reduce_s):
-                yield _Option(self._level(host, stage, places.planned, left), host, stage)
+                yield host, stage
 
-    def _level(self, host: Occupant, stage: int, totals: list[float], left: int) -> float:
-        """The lower of both stages once `left` moves like this one are made."""
-        level = totals[stage] + left * host.rates[stage]
+    def _level(self, host: Occupant, stage: int) -> float:
+        """The lower of both stages once the host has moved."""
+        level = self.places.planned[stage] + host.rates[stage]
         if host.stage >= 0:
-            level = min(level, totals[host.stage] - host.rates[host.stage])
+            level = min(level, self.places.planned[host.stage] - host.rates[host.stage])
         return level
-
-    def _best_of(self, options: list[_Option], totals: list[float]) -> list[Move]:
-        """The option that brings most."""
-        reduce_s = self._economy.slowest_reduce_s()
-        best, most = None, 0.0
-        for option in options:
-            net = self._economy.step_net([(option.host, option.stage)], totals, reduce_s)
-            if net > most:
-                best, most = option, net
-        if best is None:
-            return []
-        return [self._move(best.host, best.stage, f"{best.host.name} moves to stage {best.stage}, now the slowest")]
 
     def _move(self, host: Occupant, stage: int, reason: str) -> Move:
         load_s, num_bytes = self._economy.fetch(host, stage)
@@ -352,11 +340,12 @@ def _slowest(totals: list[float]) -> int:
     return min(range(len(totals)), key=totals.__getitem__)
 
 
-def _shift(totals: list[float], option: _Option, sign: int = 1) -> None:
+def _shift(totals: list[float], target: _Target, sign: int = 1) -> None:
     """Make a move in the totals, or take it back."""
-    totals[option.stage] += sign * option.host.rates[option.stage]
-    if option.host.stage >= 0:
-        totals[option.host.stage] -= sign * option.host.rates[option.host.stage]
+    host, stage = target
+    totals[stage] += sign * host.rates[stage]
+    if host.stage >= 0:
+        totals[host.stage] -= sign * host.rates[host.stage]
 
 
 def _with_memory(claim: Measured, memory_bytes: float) -> Measured:

@@ -45,6 +45,22 @@ def test_a_stage_with_one_host_gets_one_from_a_stage_with_three() -> None:
     assert "has 1 hosts" in move.reason
 
 
+def test_a_mover_goes_on_with_its_old_stage_until_it_has_loaded() -> None:
+    replanner = two_stages()
+    replanner.leave("s1.0")
+    (move,) = replanner.leave("s1.1").moves
+    assert move.serves_meanwhile
+    assert replanner.places.num_serving == [3, 1]
+    assert replanner.places.num_planned == [2, 2]
+    replanner.arrived(move.host)
+    assert replanner.places.num_serving == [2, 2]
+    stopping = start([3, 3], 3, Policy(horizon_s=600.0, serves_while_loading=False))
+    stopping.leave("s1.0")
+    (move,) = stopping.leave("s1.1").moves
+    assert not move.serves_meanwhile
+    assert stopping.places.num_serving == [2, 1]
+
+
 def test_nobody_leaves_a_stage_of_two() -> None:
     replanner = two_stages(per_stage=2)
     assert replanner.leave("s1.0") == Decision()
