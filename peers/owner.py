@@ -74,7 +74,7 @@ class Owner:
         self._member = member
         self._ends = ends
         self._report = place.report
-        self.window = Window(plan, plan.first_step, next_cursor)
+        self.window = Window(place.peer_id, plan, plan.first_step, next_cursor)
         self._on_the_way: dict[Lease, _OnTheWay] = {}
         self._round_trip = Deadline(floor_s=OVERDUE_FLOOR_S, first_s=60.0)
         self._started_s: dict[Lease, float] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -15,12 +16,17 @@ class Router:
 
     Over time every replica of a stage gets its weight's share. A replica that falls behind, so that more than its share
     of the stage's work in flight waits there, is passed over until it has caught up.
+
+    Args:
+        salt: another one begins with other replicas: owners would all begin with the same.
     """
 
     plan: Plan
+    salt: str = ""
     lost: set[str] = field(default_factory=set)
     _in_flight: dict[str, int] = field(default_factory=dict)
     _sent: dict[str, int] = field(default_factory=dict)
+    _phases: dict[str, float] = field(default_factory=dict)
 
     def draw(self, prefer: Collection[str] = (), avoid: Collection[str] = ()) -> tuple[str, ...] | None:
         """One replica a stage, or None while a stage has no replica left.
@@ -54,6 +60,15 @@ class Router:
 
         def key(peer: str) -> tuple[bool, float, str]:
             share = math.ceil(in_flight * live[peer] / total_weight)
-            return self._in_flight.get(peer, 0) >= share, (self._sent.get(peer, 0) + 1) / live[peer], peer
+            turn = (self._sent.get(peer, 0) + self._phase(peer)) / live[peer]
+            return self._in_flight.get(peer, 0) >= share, turn, peer
 
         return min(candidates, key=key)
+
+    def _phase(self, peer: str) -> float:
+        """Where in its turn a peer begins, in (0, 1]."""
+        phase = self._phases.get(peer)
+        if phase is None:
+            digest = hashlib.sha256(f"{self.salt}/{peer}".encode()).digest()
+            phase = self._phases[peer] = (1 + int.from_bytes(digest[:4], "big")) / 2**32
+        return phase

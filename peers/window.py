@@ -13,7 +13,7 @@ A lease keeps its cursor through all attempts, so every attempt carries the same
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from peers.routes import Router
@@ -54,25 +54,28 @@ class Window:
     """The desk.
 
     Args:
+        owner: whose desk it is.
         plan: routes and the number of microbatches in flight follow it.
         step: the step that is open.
         next_cursor: first microbatch of the shard that was never lent; at a step boundary, that no step has used.
     """
 
+    owner: str
     plan: Plan
     step: int
     next_cursor: int
     router: Router = field(init=False)
+    num_in_flight: int = 0
     stale: int = 0
     _items: dict[Lease, _Item] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.router = Router(self.plan)
+        self.router = self._new_router()
 
     def adopt(self, plan: Plan) -> None:
         """A newer plan holds from now on; nothing is in flight at a step boundary."""
         self.plan = plan
-        self.router = Router(plan)
+        self.router = self._new_router()
 
     def grant(self, order: GrantLeases) -> bool:
         """Take in leases; False where they are for another step or plan."""
@@ -97,6 +100,7 @@ class Window:
                 break
             item.progress, item.route, item.admitted_at_s = Progress.IN_FLIGHT, route, now_s
             item.attempt += 1
+            self.num_in_flight += 1
             admitted.append(Admission(Work(self.step, item.lease, item.attempt), item.cursor, route))
         return admitted
 
@@ -106,6 +110,7 @@ class Window:
         if item is None:
             return None
         item.progress = Progress.DONE
+        self.num_in_flight -= 1
         item.avoid = frozenset()
         self.router.release(item.route)
         return item.route
@@ -160,8 +165,9 @@ class Window:
         if step != self.step:
             return
         self._items.clear()
-        self.router = Router(self.plan, set(self.router.lost))
+        self.num_in_flight = 0
         self.step += 1
+        self.router = self._new_router(self.router.lost)
 
     def cursor_of(self, work: Work) -> int | None:
         """The sample of an attempt that is still wanted."""
@@ -173,16 +179,6 @@ class Window:
         item = self._current(work)
         return item is not None and item.route == route and plan == self.plan.number
 
-    @property
-    def num_in_flight(self) -> int:
-        """Microbatches on their way."""
-        return sum(item.progress is Progress.IN_FLIGHT for item in self._items.values())
-
-    @property
-    def routes_in_flight(self) -> Iterable[tuple[str, ...]]:
-        """Where they are."""
-        return [item.route for item in self._items.values() if item.progress is Progress.IN_FLIGHT]
-
     def _current(self, work: Work) -> _Item | None:
         item = self._items.get(work.lease)
         if work.step != self.step or item is None:
@@ -193,7 +189,11 @@ class Window:
 
     def _send_again(self, item: _Item) -> None:
         item.progress = Progress.PENDING
+        self.num_in_flight -= 1
         self.router.release(item.route)
+
+    def _new_router(self, lost: Collection[str] = ()) -> Router:
+        return Router(self.plan, f"{self.owner}/{self.step}", set(lost))
 
     def _draw_cursor(self) -> int:
         self.next_cursor += 1

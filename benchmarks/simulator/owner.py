@@ -54,7 +54,7 @@ class Owner(Peer):
     def build(self, plan: Plan, group: int, step: int) -> None:
         """Own data from this step on."""
         super().build(plan, group, step)
-        self.window = Window(plan, step, 0)
+        self.window = Window(self.name, plan, step, 0)
 
     def adopt(self, plan: Plan, group: int) -> None:
         """A newer plan: other routes."""

@@ -115,7 +115,7 @@ class World:
         self.num_layers = 2 * stages
         self.members = {
             name: Member(
-                name, Replica(group, 1, 0), plan.span_of(group), Window(plan, 0, 0) if group == stages else None
+                name, Replica(group, 1, 0), plan.span_of(group), Window(name, plan, 0, 0) if group == stages else None
             )
             for group, names in enumerate(plan.groups)
             for name in names
@@ -270,7 +270,7 @@ class World:
             assert group is not None
             member.replica = Replica(group, plan.number, plan.first_step)
             member.weights = load.weights
-            member.window = Window(plan, plan.first_step, 0) if member.span == ENDS else None
+            member.window = Window(member.name, plan, plan.first_step, 0) if member.span == ENDS else None
             self.fired["span changed"] += 1
         else:
             group = plan.group_of(member.span)

@@ -78,14 +78,14 @@ def test_a_replica_that_failed_is_taken_where_there_is_no_other() -> None:
 
 
 def test_a_lost_replica_is_never_taken() -> None:
-    router = Router(plan(["a", "b"], ["c", "d"]), {"a"})
+    router = Router(plan(["a", "b"], ["c", "d"]), lost={"a"})
     for _ in range(10):
         route = router.draw(prefer=("a", "c"))
         assert route == ("b", "c")
 
 
 def test_no_route_without_a_replica_in_every_stage() -> None:
-    router = Router(plan(["a"], ["b"]), {"b"})
+    router = Router(plan(["a"], ["b"]), lost={"b"})
     assert router.draw() is None
     assert router._in_flight == {}
 
@@ -93,3 +93,9 @@ def test_no_route_without_a_replica_in_every_stage() -> None:
 def test_the_choice_is_the_same_everywhere() -> None:
     routers = [Router(plan(["b", "a", "c"])) for _ in range(2)]
     assert [routers[0].draw() for _ in range(30)] == [routers[1].draw() for _ in range(30)]
+
+
+def test_owners_do_not_all_begin_with_the_same_replica() -> None:
+    names = [f"h{index}" for index in range(16)]
+    first = {Router(plan(names), salt=f"o{owner}/3").draw() for owner in range(16)}
+    assert len(first) > 8
