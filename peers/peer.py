@@ -17,6 +17,7 @@ from peers.probe import (
     measure_link,
     measure_links,
     usable_memory_bytes,
+    within,
 )
 from peers.shelf import Shelf
 from peers.workplace import Workplace
@@ -166,6 +167,7 @@ class Peer:
         self._leader = await self._find_leader()
         self.say("measuring the way to the scheduler and to other hosts")
         to_leader = await measure_link(self.endpoint, self._leader)
+        down_bytes_per_s = await measure_downlink(self.endpoint, self._leader, to_leader.round_trip_s)
         links = await measure_links(self.endpoint, await self.directory.read(PeerRecord))
         return Capabilities(
             roles=self._roles,
@@ -176,8 +178,8 @@ class Peer:
             layer_bytes=costs.layer_bytes,
             graph_bytes=costs.graph_bytes,
             ends_seconds=ends_s,
-            up_bytes_per_s=max(link.bytes_per_s for link in (to_leader, *links)),
-            down_bytes_per_s=await measure_downlink(self.endpoint, self._leader, to_leader.round_trip_s),
+            up_bytes_per_s=within(self.node.up_bytes_per_s, max(link.bytes_per_s for link in (to_leader, *links))),
+            down_bytes_per_s=within(self.node.down_bytes_per_s, down_bytes_per_s),
             links=(to_leader, *links),
         )
 

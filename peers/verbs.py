@@ -11,6 +11,7 @@ from swarm.config import NodeConfig
 from swarm.telemetry import Teller
 
 _MIB = 1 << 20
+_MBIT = 1e6 / 8
 
 
 def join(
@@ -22,6 +23,8 @@ def join(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port to listen on; 0 lets the system choose.")] = 0,
     memory_mib: Annotated[int, typer.Option(help="Use at most this much memory; 0 for what is free.")] = 0,
+    up_mbit: Annotated[float, typer.Option(help="Plan with at most this uplink, in Mbit/s; 0: as measured.")] = 0.0,
+    down_mbit: Annotated[float, typer.Option(help="Plan with at most this downlink, in Mbit/s; 0: as measured.")] = 0.0,
     threads: Annotated[int, typer.Option(help="Threads of matrix products.")] = 1,
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda, or emulated:SECONDS a layer, for experiments.")
@@ -34,6 +37,8 @@ def join(
         listen_host=host,
         listen_port=port,
         memory_bytes=memory_mib * _MIB,
+        up_bytes_per_s=up_mbit * _MBIT,
+        down_bytes_per_s=down_mbit * _MBIT,
         threads=threads,
         device=device,
     )

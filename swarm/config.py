@@ -253,6 +253,10 @@ class NodeConfig:
     """TCP port to listen on; 0 lets the system choose."""
     memory_bytes: int = 0
     """At most this much memory for the swarm; 0 for what is free."""
+    up_bytes_per_s: float = 0.0
+    """Plan with no more than this from us to others; 0 for what is measured."""
+    down_bytes_per_s: float = 0.0
+    """Plan with no more than this from others to us; 0 for what is measured."""
     threads: int = 1
     """Threads of the compute thread's matrix products."""
     device: str = "auto"
@@ -261,6 +265,8 @@ class NodeConfig:
     def __post_init__(self) -> None:
         _require(0 <= self.listen_port < 65536, f"the port is {self.listen_port}", "choose one from 0 to 65535")
         _require(self.memory_bytes >= 0, f"the memory limit is {self.memory_bytes}", "set it to 0 or more bytes")
+        rates = (self.up_bytes_per_s, self.down_bytes_per_s)
+        _require(all(0 <= rate < 1e15 for rate in rates), f"the line's limits are {rates}", "set them to 0 or more")
         _positive("node", threads=self.threads)
         if not self.device.startswith("emulated:"):
             _one_of("node", "device", self.device, ("auto", "cpu", "cuda", "emulated:SECONDS"))

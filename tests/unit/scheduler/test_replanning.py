@@ -1,0 +1,127 @@
+"""Members that come, go or slow down lead to plans that the step leader can take, one at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scheduler.drafting import Draft
+from scheduler.planner.heuristic import certified_plan
+from scheduler.planner.instance import Assignment, Instance, Ints
+from scheduler.replanning import Replanning
+from scheduler.survey import survey
+from swarm.config import RunConfig
+from swarm.model.blueprint import layout
+from swarm.model.presets import byte_llama
+from swarm.plan import Plan
+from swarm.wire.messages import Capabilities
+from tests.support.runs import Run, capabilities
+
+CONFIG: RunConfig = Run(
+    sections={
+        "data": {"context_tokens": 16},
+        "model": byte_llama(num_layers=6, width=32, context_tokens=16, num_heads=2, mlp_width=64),
+    }
+).config
+LAYOUT = layout(CONFIG)
+DRAFT = Draft(CONFIG.fingerprint, LAYOUT.trunk.first)
+
+
+class Swarm:
+    """Members and their plan."""
+
+    def __init__(self, **layer_s: float) -> None:
+        self.hosts = {
+            name: capabilities(layer_seconds=seconds, up_bytes_per_s=1e9, down_bytes_per_s=1e9)
+            for name, seconds in layer_s.items()
+        }
+        self.owners = {
+            "o": capabilities(
+                roles=("owner",), layer_seconds=0.0, ends_seconds=0.001, up_bytes_per_s=1e9, down_bytes_per_s=1e9
+            )
+        }
+        stages: Ints = np.arange(len(self.hosts), dtype=np.int64) % 2
+        sizes: Ints = np.array([1, LAYOUT.trunk.num_layers - 1], dtype=np.int64)
+        self.plan = DRAFT.plan(self.survey(), Assignment(stages, sizes), number=1, first_step=0)
+        self.replanning = Replanning(self.plan, DRAFT, self.survey)
+
+    def survey(self) -> Instance:
+        return survey(CONFIG, LAYOUT, self.hosts, self.owners, "s", 2).instance
+
+    def join(self, peer: str, facts: Capabilities) -> None:
+        (self.owners if "owner" in facts.roles else self.hosts)[peer] = facts
+        self.replanning.joined(peer, facts)
+
+    def take(self, plan: Plan) -> None:
+        self.replanning.changed(plan)
+
+
+def test_nothing_happens_by_itself() -> None:
+    assert Swarm(a=0.1, b=0.1).replanning.target() is None
+
+
+def test_a_host_that_joins_is_placed_once() -> None:
+    swarm = Swarm(a=0.1, b=0.1, c=0.1)
+    swarm.join("d", swarm.hosts["a"])
+    target = swarm.replanning.target()
+    assert target is not None
+    assert sorted(map(len, target.groups[:-1])) == [2, 2]
+    assert "d" in target.stages[1].replicas
+    assert swarm.replanning.reasons
+    assert swarm.replanning.target() is None
+
+
+def test_an_owner_that_joins_shares_the_ends() -> None:
+    swarm = Swarm(a=0.1, b=0.1)
+    swarm.join("p", swarm.owners["o"])
+    target = swarm.replanning.target()
+    assert target is not None
+    assert target.owners == ("o", "p")
+    assert len(target.owner_fractions) == 2
+
+
+def test_a_stage_left_with_one_replica_gets_another() -> None:
+    swarm = Swarm(a=0.1, b=0.1, c=0.1, d=0.1, e=0.1)
+    del swarm.hosts["b"]
+    swarm.replanning.lost("b")
+    swarm.take(swarm.plan.without(frozenset({"b"}), 1))
+    target = swarm.replanning.target()
+    assert target is not None
+    assert min(map(len, target.groups[:-1])) == 2
+    assert "b" not in {peer for group in target.groups for peer in group}
+
+
+def test_a_rerated_host_gets_another_weight_and_nobody_moves() -> None:
+    swarm = Swarm(a=0.1, b=0.1, c=0.1, d=0.1)
+    slower = capabilities(layer_seconds=0.15, up_bytes_per_s=1e9, down_bytes_per_s=1e9)
+    swarm.hosts["a"] = slower
+    swarm.replanning.rerated("a", slower)
+    target = swarm.replanning.target()
+    assert target is not None
+    assert [stage.replicas for stage in target.stages] == [stage.replicas for stage in swarm.plan.stages]
+    before, after = swarm.plan.stages[0], target.stages[0]
+    index = before.replicas.index("a")
+    assert after.routing_weights[index] == pytest.approx(before.routing_weights[index] * 0.1 / 0.15, rel=0.05)
+
+
+def test_a_full_plan_with_other_spans_is_taken_where_it_gains_much() -> None:
+    swarm = Swarm(a=0.001, b=0.1)  # the slow one holds all layers but one
+    instance = swarm.survey()
+    swarm.replanning.solved(instance, certified_plan(instance))
+    target = swarm.replanning.target()
+    assert target is not None
+    assert target.predicted_tokens_per_s > 1.1 * swarm.plan.predicted_tokens_per_s
+    spans = [(stage.first_layer, stage.last_layer) for stage in target.stages]
+    assert spans != [(stage.first_layer, stage.last_layer) for stage in swarm.plan.stages]
+    swarm.take(target)
+    assert swarm.replanning.target() is None
+
+
+def test_a_change_that_was_called_off_is_thought_over() -> None:
+    swarm = Swarm(a=0.1, b=0.1, c=0.1)
+    swarm.join("d", swarm.hosts["a"])
+    assert swarm.replanning.target() is not None
+    swarm.replanning.called_off()
+    again = swarm.replanning.target()
+    assert again is not None
+    assert "d" in {peer for group in again.groups for peer in group}
