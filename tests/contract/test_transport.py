@@ -3,89 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import uvloop
 
-from swarm.admission import Certificate, Membership, seal
 from swarm.errors import AdmissionError, PeerUnavailable, SwarmError
 from swarm.identity import Identity
 from swarm.net.channel import CREDIT_BYTES, Delivery, Reply
 from swarm.net.endpoint import CONTROL, TENSORS, Endpoint
-from swarm.net.libp2p import Libp2pTransport, start_daemon
-from swarm.net.memory import MemoryNetwork
-from swarm.net.transport import Transport
 from swarm.wire import frames
 from swarm.wire.messages import PROTOCOL_VERSION, Ack, Activation, Heartbeat, Hello, Lease, SpeedProbe, Work
-from swarm.wire.payloads import PayloadRules
+from tests.support.net import FINGERPRINT, SHAPE, Net
 from tests.support.runs import heartbeat
 
-FINGERPRINT = "f" * 64
-SHAPE = (2, 8, 16)
 PAYLOAD = bytes(range(256)) * 4
-
-
-class Net:
-    """Makes connected endpoints of either kind."""
-
-    def __init__(self, kind: str, folder: Path) -> None:
-        self.kind = kind
-        self.folder = folder
-        self.admin = Identity.generate()
-        self.memory = MemoryNetwork(seed=7, max_delay_s=0.002)
-        self.addresses: list[str] = []
-        self.endpoints: list[Endpoint] = []
-
-    async def endpoint(self, roles: tuple[str, ...] = ("host",), fingerprint: str = FINGERPRINT) -> Endpoint:
-        identity = Identity.generate()
-        transport = await self.transport(identity)
-        certificate = b""
-        if roles:
-            body = Certificate(
-                fingerprint=FINGERPRINT, peer_id=identity.peer_id, roles=roles, expires_at_s=time.time() + 99
-            )
-            certificate = seal(self.admin, body)
-        membership = Membership(FINGERPRINT, self.admin.public_key)
-        endpoint = Endpoint(transport, membership, fingerprint, certificate, PayloadRules(SHAPE, "fp32"))
-        await endpoint.start()
-        self.endpoints.append(endpoint)
-        return endpoint
-
-    async def transport(self, identity: Identity) -> Transport:
-        if self.kind == "memory":
-            return self.memory.join(identity.peer_id)
-        path = self.folder / identity.peer_id
-        identity.save(path)
-        p2p = await start_daemon(path, "127.0.0.1", 0, self.addresses)
-        self.addresses = [str(address) for address in await p2p.get_visible_maddrs()]
-        return Libp2pTransport(p2p)
-
-
-@pytest.fixture(params=["memory", "libp2p"])
-def run(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., None]:
-    """Runs an async test body with a `Net` of this kind, on uvloop, and cleans up."""
-
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[Net]:
-        net = Net(request.param, tmp_path)
-        try:
-            yield net
-        finally:
-            for endpoint in net.endpoints:
-                await endpoint.close()
-
-    def run_body(body: Callable[[Net], object]) -> None:
-        async def main() -> None:
-            async with opened() as net, asyncio.timeout(60):
-                await body(net)  # type: ignore[misc]
-
-        uvloop.run(main())
-
-    return run_body
 
 
 def activation(number: int, owner: str, host: str) -> Activation:

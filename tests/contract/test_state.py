@@ -1,0 +1,151 @@
+"""State between members: from several donors, by hash, going on where it stopped; the ends for few eyes only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from peers.shelf import Shelf
+from swarm.errors import CheckpointCorrupt, CheckpointMissing, SwarmError
+from swarm.model.spans import ENDS
+from swarm.net.channel import Delivery, Reply
+from swarm.net.endpoint import Endpoint
+from swarm.net.state import StateFetch
+from swarm.wire.messages import FetchState, ListState
+from swarm.wire.payloads import MAX_CHUNK_BYTES
+from tests.support.net import Net
+
+SPAN = (1, 3)
+LARGE = bytes(range(256)) * (MAX_CHUNK_BYTES // 256) + b"tail"
+PARTS = {"model-00001": b"one", "model-00002": LARGE, "optimizer-00001": b"moments"}
+
+
+def serve(endpoint: Endpoint, parts: dict[str, bytes] = PARTS, num_steps: int = 7) -> Shelf:
+    shelf = Shelf()
+    shelf.put_copy(SPAN, num_steps, parts)
+    endpoint.on_request(ListState, shelf.list)
+    endpoint.on_request(FetchState, shelf.fetch)
+    return shelf
+
+
+def test_parts_come_from_several_donors_whole(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        joiner, *donors = [await net.endpoint() for _ in range(3)]
+        asked: list[str] = []
+        for donor in donors:
+            shelf = serve(donor)
+
+            async def fetch(delivery: Delivery, shelf: Shelf = shelf, name: str = donor.peer_id) -> Reply:
+                asked.append(name)
+                return await shelf.fetch(delivery)
+
+            donor.on_request(FetchState, fetch)
+        fetch_all = StateFetch(joiner, 7, ["model-00001", "model-00002"], ["optimizer-00001", "optimizer-00002"])
+        assert await fetch_all.run([donor.peer_id for donor in donors]) == PARTS
+        assert set(asked) == {donor.peer_id for donor in donors}
+
+    run(body)
+
+
+def test_a_donor_that_breaks_off_is_replaced(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        joiner, bad, good = [await net.endpoint() for _ in range(3)]
+        for donor in (bad, good):
+            serve(donor)
+
+        async def refuse(delivery: Delivery) -> Reply:
+            raise CheckpointMissing("gone", "ask another one")
+
+        bad.on_request(FetchState, refuse)
+        found = await StateFetch(joiner, 7, list(PARTS)).run([bad.peer_id, good.peer_id])
+        assert found == PARTS
+
+    run(body)
+
+
+def test_what_has_arrived_is_not_fetched_again(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        joiner, donor = [await net.endpoint() for _ in range(2)]
+        shelf = serve(donor)
+        broken = True
+        names: list[str] = []
+
+        async def sometimes(delivery: Delivery) -> Reply:
+            assert isinstance(delivery.message, FetchState)
+            names.append(delivery.message.name)
+            if broken and delivery.message.offset:
+                raise CheckpointMissing("gone", "ask again")
+            return await shelf.fetch(delivery)
+
+        donor.on_request(FetchState, sometimes)
+        fetch = StateFetch(joiner, 7, list(PARTS))
+        with pytest.raises(SwarmError):
+            await fetch.run([donor.peer_id])
+        assert set(fetch.parts) == {"model-00001", "optimizer-00001"}
+        broken = False
+        names.clear()
+        assert await fetch.run([donor.peer_id]) == PARTS
+        assert set(names) == {"model-00002"}
+
+    run(body)
+
+
+def test_a_part_that_does_not_match_its_hash_is_refused(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        joiner, liar = [await net.endpoint() for _ in range(2)]
+        serve(liar)
+        liar.on_request(FetchState, serve(await net.endpoint(), {**PARTS, "model-00001": b"two"}).fetch)
+        with pytest.raises(CheckpointCorrupt, match="does not match its own hash"):
+            await StateFetch(joiner, 7, ["model-00001"]).run([liar.peer_id])
+
+    run(body)
+
+
+def test_donors_that_disagree_are_named(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        joiner, one, other = [await net.endpoint() for _ in range(3)]
+        serve(one)
+        serve(other, {**PARTS, "model-00001": b"two"})
+        with pytest.raises(CheckpointCorrupt, match="different model-00001"):
+            await StateFetch(joiner, 7, list(PARTS)).run([one.peer_id, other.peer_id])
+
+    run(body)
+
+
+def test_another_step_is_missing(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        joiner, donor = [await net.endpoint() for _ in range(2)]
+        serve(donor)
+        with pytest.raises(CheckpointMissing, match="after step 8"):
+            await StateFetch(joiner, 8, ["model-00001"]).run([donor.peer_id])
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    ("roles", "trunk", "ends"),
+    [
+        (("host",), True, False),
+        (("owner",), False, True),
+        (("scheduler",), True, True),
+        (("host", "owner"), True, True),
+    ],
+)
+def test_the_ends_are_for_owners_and_the_scheduler(
+    run: Callable[..., None], roles: tuple[str, ...], trunk: bool, ends: bool
+) -> None:
+    async def body(net: Net) -> None:
+        asker, donor = await net.endpoint(roles), await net.endpoint(("host", "owner"))
+        serve(donor).put_copy(ENDS, 7, {"model-ends": b"private"})
+        for name, allowed in (("model-00001", trunk), ("model-ends", ends)):
+            fetch = StateFetch(asker, 7, [name])
+            if allowed:
+                assert await fetch.run([donor.peer_id])
+            else:
+                with pytest.raises(CheckpointMissing):
+                    await fetch.run([donor.peer_id])
+                with pytest.raises(SwarmError, match="keeps no"):
+                    await asker.request(donor.peer_id, FetchState(num_steps=7, name=name, offset=0))
+
+    run(body)
