@@ -77,7 +77,14 @@ def survey(
         for peer, facts in hosts.items()
     ]
     laid_out, notes = hosts_of(claims, len(regions.latency_s))
-    instance = Instance(laid_out, _owners(owners, region_of), regions, _work(config, layout, hosts, num_stages))
+    work = work_of(
+        config,
+        layout,
+        layer_state_bytes=max(facts.layer_bytes for facts in hosts.values()),
+        graph_bytes=max(facts.graph_bytes for facts in hosts.values()),
+        num_stages=num_stages,
+    )
+    instance = Instance(laid_out, _owners(owners, region_of), regions, work)
     return Survey(instance, notes, *pairs)
 
 
@@ -92,15 +99,22 @@ def _owners(owners: Mapping[str, Capabilities], region_of: Mapping[str, int]) ->
     )
 
 
-def _work(config: RunConfig, layout: Layout, hosts: Mapping[str, Capabilities], num_stages: int) -> Work:
+def work_of(config: RunConfig, layout: Layout, *, layer_state_bytes: int, graph_bytes: int, num_stages: int) -> Work:
+    """The planner's figures of a run.
+
+    Args:
+        layer_state_bytes: weights, gradient sums and the optimizer's state of one trunk layer.
+        graph_bytes: what one trunk layer keeps for one microbatch in flight.
+        num_stages: a wish of the admin; 0 leaves it to the planner.
+    """
     batch = config.batch
     values = batch.microbatch_sequences * config.data.context_tokens * layout.hidden_size
     numerics = config.numerics
     largest = max(layout.layer_parameters[layout.trunk.first : layout.trunk.last])
     return Work(
         num_layers=layout.trunk.num_layers,
-        layer_state_bytes=float(max(facts.layer_bytes for facts in hosts.values())),
-        graph_bytes=float(max(facts.graph_bytes for facts in hosts.values())),
+        layer_state_bytes=float(layer_state_bytes),
+        graph_bytes=float(graph_bytes),
         working_bytes=0.0,
         raw_boundary_bytes=float(compression.encoded_bytes(numerics.boundary_codec, values)),
         raw_gradient_bytes=float(_gradient_bytes(numerics.gradient_codec, largest)),
