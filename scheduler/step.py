@@ -30,12 +30,11 @@ from scheduler.instructions import (
     Instruction,
     Lost,
     NewPlan,
-    PlanChangeOff,
     Record,
     Send,
 )
 from scheduler.ledger import Ledger, Member
-from scheduler.transition import Stage, Transition
+from scheduler.transition import PlanChange
 from swarm.plan import Plan
 from swarm.wire.messages import (
     CannotContinue,
@@ -112,9 +111,11 @@ class StepLeader:
     _waiting: set[Member] = field(default_factory=set)
     _reduced: dict[Member, RoundReduced] = field(default_factory=dict)
     _applying: dict[int, _Applying] = field(default_factory=dict)
-    _transition: Transition | None = None
-    _num_transfers: int = 0
+    _change: PlanChange = field(init=False)
     _checkpoint_is_due: bool = False
+
+    def __post_init__(self) -> None:
+        self._change = PlanChange(self.term)
 
     # --- events ----------------------------------------------------------------------------------------------------
 
@@ -198,12 +199,8 @@ class StepLeader:
         applying.waiting.discard(member)
         if applying.digests.setdefault(report.stage, report.digest) != report.digest:
             return self._halt("two replicas hold different weights after one step", report.stage)
-        off: list[Instruction] = []
-        if self._transition is not None:
-            span = applying.plan.span_of(report.stage)
-            if not self._transition.weights_are(span, report.step + 1, report.digest):
-                off = self._call_off("a peer loaded other weights than the group holds")
-        return off + self._settle_applied()
+        span = applying.plan.span_of(report.stage)
+        return self._change.applied(span, report.step + 1, report.digest) + self._settle_applied()
 
     def peer_lost(self, peer: str) -> list[Instruction]:
         """A peer is gone for good: what it held must be computed again."""
@@ -211,8 +208,7 @@ class StepLeader:
             return []
         self.lost.add(peer)
         instructions = self._forget_applying(peer)  # of steps under earlier plans, too
-        if self._transition is not None and not self._transition.lose(self.lost):
-            instructions += self._call_off("too many of its peers were lost")
+        instructions += self._change.lose(self.lost)
         if self.phase is Phase.FINISHED or not self.plan.groups_of(peer):
             return instructions
         for stage, members in enumerate(self.plan.groups):
@@ -233,31 +229,27 @@ class StepLeader:
         Args:
             target: its spans, replicas and owners count; its number and first step come with the change.
         """
-        if self._transition is not None or self.phase in (Phase.HALTED, Phase.FINISHED):
+        if self.phase in (Phase.HALTED, Phase.FINISHED):
             return False
-        transition = Transition.between(self._num_transfers + 1, self.term, self.plan, target)
-        if not transition.lose(self.lost):
-            return False
-        self._num_transfers += 1
-        self._transition = transition
-        return True
+        return self._change.propose(self.plan, target, self.lost)
 
     @property
     def is_changing(self) -> bool:
         """Whether a plan change is on its way."""
-        return self._transition is not None
+        return self._change.is_on
+
+    @property
+    def coming(self) -> Plan | None:
+        """The plan that was proposed."""
+        return self._change.target
 
     def group_loaded(self, peer: str, report: GroupLoaded) -> list[Instruction]:
         """A mover holds the state after some step."""
-        if self._transition is None or self._transition.loaded(peer, report):
-            return []
-        return self._call_off(f"{peer} loaded other weights than the group holds")
+        return self._change.loaded(peer, report)
 
     def group_not_loaded(self, peer: str, report: GroupNotLoaded) -> list[Instruction]:
         """A mover cannot load what it should."""
-        if self._transition is None or report.transfer != self._transition.transfer:
-            return self._ignore()
-        return self._call_off(f"{peer} cannot load its layers: {report.problem}")
+        return self._change.not_loaded(peer, report)
 
     @property
     def waiting_for(self) -> tuple[str, ...]:
@@ -333,15 +325,15 @@ class StepLeader:
                 stage=stage,
                 round=self.round,
                 grad_norm=grad_norm,
-                snapshot=checkpoint or self._is_needed(stage, Stage.WANTED),
-                share_average=self._is_needed(stage, Stage.LOADING),
+                snapshot=checkpoint or self._change.needs_copy(self.plan.span_of(stage)),
+                share_average=self._change.needs_average(self.plan.span_of(stage)),
             )
             instructions.append(Send(peer, order))
         self._applying[self.step] = _Applying(set(self._members()), {}, self.plan, checkpoint)
         self.step += 1
         if self.step == self.num_steps:
             self.phase = Phase.FINISHED
-            self._transition = None
+            self._change.forget()
             return instructions
         return instructions + self._next_plan(grad_norm) + self._open()
 
@@ -349,38 +341,19 @@ class StepLeader:
         """Whether members keep a checkpoint's copy after this step: not while movers still need the one before."""
         num_steps = self.step + 1
         self._checkpoint_is_due |= num_steps % self.checkpoint_every_steps == 0
-        busy = self._transition is not None and self._transition.stage is not Stage.WANTED
-        if num_steps == self.num_steps or (self._checkpoint_is_due and not busy):
+        if num_steps == self.num_steps or (self._checkpoint_is_due and not self._change.holds_copies):
             self._checkpoint_is_due = False
             return True
         return False
 
-    def _is_needed(self, group: int, stage: Stage) -> bool:
-        """Whether a plan change at this stage needs something of the group."""
-        transition = self._transition
-        return transition is not None and transition.stage is stage and transition.needs(self.plan.span_of(group))
-
     def _next_plan(self, grad_norm: float) -> list[Instruction]:
         """After a commit: the plan that was proposed, if everybody is ready; else the same without those who died."""
-        transition, instructions = self._transition, list[Instruction]()
-        committed = self.step - 1
-        if transition is not None and transition.stage is Stage.LOADING:
-            instructions += transition.follow(committed, grad_norm)
-        if transition is not None and transition.is_ready(committed):
-            self.plan = transition.plan_after(self.plan, self.step)
-            self._transition = None
-            return [*instructions, NewPlan(self.plan)]
-        if transition is not None and transition.stage is Stage.WANTED:
-            transition.stage, transition.copied_steps = Stage.COPYING, self.step
-        if any(self.plan.groups_of(peer) for peer in self.lost):
-            self.plan = self.plan.without(frozenset(self.lost), self.step)
-            instructions.append(NewPlan(self.plan))
-        return instructions
-
-    def _call_off(self, problem: str) -> list[Instruction]:
-        assert self._transition is not None
-        instructions = [*self._transition.cancel(), PlanChangeOff(problem)]
-        self._transition = None
+        plan, instructions = self._change.after_commit(self.step - 1, grad_norm, self.plan)
+        if plan is self.plan and any(self.plan.groups_of(peer) for peer in self.lost):
+            plan = self.plan.without(frozenset(self.lost), self.step)
+        if plan is not self.plan:
+            self.plan = plan
+            instructions.append(NewPlan(plan))
         return instructions
 
     def _halt(self, problem: str, stage: int) -> list[Instruction]:
@@ -453,9 +426,7 @@ class StepLeader:
             del self._applying[step]
             digests = tuple(applying.digests[stage] for stage in sorted(applying.digests))
             instructions.append(Applied(step + 1, digests, applying.plan, applying.checkpoint))
-            transition = self._transition
-            if transition is not None and transition.stage is Stage.COPYING and transition.copied_steps == step + 1:
-                instructions += transition.prepare(self.plan, self.lost)
+            instructions += self._change.all_applied(step + 1, self.plan, self.lost)
         if self.phase is Phase.FINISHED and not self._applying:
             instructions.append(Finish())
         return instructions

@@ -19,10 +19,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field, replace
 
-from scheduler.instructions import Instruction, Send
+from scheduler.instructions import Instruction, PlanChangeOff, Send
 from swarm.model.spans import ENDS, Span
 from swarm.plan import Plan
-from swarm.wire.messages import CancelGroup, FollowStep, GroupLoaded, PrepareGroup
+from swarm.wire.messages import CancelGroup, FollowStep, GroupLoaded, GroupNotLoaded, PrepareGroup
 
 MAX_LAG_STEPS = 2
 """How many averages a mover may still lack when the plan changes: its group waits for them."""
@@ -137,6 +137,112 @@ class Transition:
     @property
     def _peers(self) -> list[str]:
         return sorted({peer for peer, _ in self._reached})
+
+
+@dataclass(slots=True)
+class PlanChange:
+    """The one plan change that may be on its way, for the step leader.
+
+    Args:
+        term: of the leader.
+    """
+
+    term: int
+    _transition: Transition | None = None
+    _num_transfers: int = 0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether one is on its way."""
+        return self._transition is not None
+
+    @property
+    def holds_copies(self) -> bool:
+        """Whether members' copies must stay as they are."""
+        return self._transition is not None and self._transition.stage is not Stage.WANTED
+
+    @property
+    def target(self) -> Plan | None:
+        """The plan to come."""
+        return None if self._transition is None else self._transition.target
+
+    def propose(self, plan: Plan, target: Plan, lost: set[str]) -> bool:
+        """Begin a change; False while another one is on, or where a group of it would be empty."""
+        if self._transition is not None:
+            return False
+        transition = Transition.between(self._num_transfers + 1, self.term, plan, target)
+        if not transition.lose(lost):
+            return False
+        self._num_transfers += 1
+        self._transition = transition
+        return True
+
+    def needs_copy(self, span: Span) -> bool:
+        """Whether members that hold `span` keep a copy of the state after this commit."""
+        return self._needs(Stage.WANTED, span)
+
+    def needs_average(self, span: Span) -> bool:
+        """Whether members that hold `span` keep the average of this commit."""
+        return self._needs(Stage.LOADING, span)
+
+    def _needs(self, stage: Stage, span: Span) -> bool:
+        transition = self._transition
+        return transition is not None and transition.stage is stage and transition.needs(span)
+
+    def lose(self, lost: set[str]) -> list[Instruction]:
+        """Peers died."""
+        if self._transition is None or self._transition.lose(lost):
+            return []
+        return self._call_off("too many of its peers were lost")
+
+    def loaded(self, peer: str, report: GroupLoaded) -> list[Instruction]:
+        """A mover holds the state after some step."""
+        if self._transition is None or self._transition.loaded(peer, report):
+            return []
+        return self._call_off(f"{peer} loaded other weights than the group holds")
+
+    def not_loaded(self, peer: str, report: GroupNotLoaded) -> list[Instruction]:
+        """A mover cannot load what it should."""
+        if self._transition is None or report.transfer != self._transition.transfer:
+            return []
+        return self._call_off(f"{peer} cannot load its layers: {report.problem}")
+
+    def applied(self, span: Span, num_steps: int, digest: str) -> list[Instruction]:
+        """A member that serves holds these weights."""
+        if self._transition is None or self._transition.weights_are(span, num_steps, digest):
+            return []
+        return self._call_off("a peer loaded other weights than the group holds")
+
+    def all_applied(self, num_steps: int, plan: Plan, lost: set[str]) -> list[Instruction]:
+        """Every member holds the state after so many steps, and its copy if one was wanted."""
+        transition = self._transition
+        if transition is None or transition.stage is not Stage.COPYING or transition.copied_steps != num_steps:
+            return []
+        return transition.prepare(plan, lost)
+
+    def after_commit(self, step: int, grad_norm: float, plan: Plan) -> tuple[Plan, list[Instruction]]:
+        """A step was committed: the plan that holds from the next one on, and what movers are told."""
+        transition, instructions = self._transition, list[Instruction]()
+        if transition is None:
+            return plan, instructions
+        if transition.stage is Stage.LOADING:
+            instructions += transition.follow(step, grad_norm)
+        if transition.is_ready(step):
+            self._transition = None
+            return transition.plan_after(plan, step + 1), instructions
+        if transition.stage is Stage.WANTED:
+            transition.stage, transition.copied_steps = Stage.COPYING, step + 1
+        return plan, instructions
+
+    def forget(self) -> None:
+        """The run is over."""
+        self._transition = None
+
+    def _call_off(self, problem: str) -> list[Instruction]:
+        assert self._transition is not None
+        instructions = [*self._transition.cancel(), PlanChangeOff(problem)]
+        self._transition = None
+        return instructions
 
 
 def _overlap(span: Span, other: Span) -> bool:

@@ -1,0 +1,404 @@
+"""What the members of a modelled swarm do: the shells of production in a few lines, without tensors or clocks."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from peers.replica import Replica, Verdict
+from peers.window import Window
+from scheduler.step import StepLeader
+from swarm.model.spans import ENDS, Span
+from swarm.plan import Plan
+from swarm.wire.messages import (
+    Activation,
+    BoundaryGradient,
+    BoundaryTensor,
+    CancelGroup,
+    CloseStep,
+    CommitStep,
+    FollowStep,
+    GoRound,
+    GrantLeases,
+    GroupLoaded,
+    GroupNotLoaded,
+    Lease,
+    MicrobatchDone,
+    PeersLost,
+    PrepareGroup,
+    ReopenStep,
+    ReplayWork,
+    RoundFailed,
+    RoundReduced,
+    StepApplied,
+    StepClosed,
+    Work,
+)
+
+LEADER = "leader"
+TOKENS = 8
+T = TypeVar("T")
+
+Average = frozenset[tuple[Lease, int]]
+
+
+@dataclass
+class Load:
+    """What a member loads for the plan to come."""
+
+    order: PrepareGroup
+    weights: list[Average] | None = None
+    steps: set[int] = field(default_factory=set)  # committed since, as far as it has heard
+
+    @property
+    def span(self) -> Span:
+        return self.order.first_layer, self.order.last_layer
+
+
+@dataclass
+class Member:
+    """One process: a replica of one group if the plan has one for it, and a window if it is an owner."""
+
+    name: str
+    replica: Replica | None
+    span: Span
+    window: Window | None = None
+    plan: int = 1
+    waiting: list[object] = field(default_factory=list)
+    contributions: dict[Lease, int] = field(default_factory=dict)  # lease -> cursor: what the accumulator holds
+    back_contributions: dict[Lease, int] = field(default_factory=dict)  # of an owner: what its back's sums hold
+    round_members: tuple[str, ...] = ()
+    average: Average | None = None
+    weights: list[Average] = field(default_factory=list)
+    copies: dict[int, tuple[Span, list[Average]]] = field(default_factory=dict)
+    shared: dict[int, tuple[Span, Average]] = field(default_factory=dict)
+    load: Load | None = None
+    adopting: Plan | None = None  # until the load has caught up; orders wait
+
+
+class Members:
+    """Members of a world, which carries their messages."""
+
+    members: dict[str, Member]
+    dead: set[str]
+    fired: Counter[str]
+    leader: StepLeader
+    random: random.Random
+    queues: dict[tuple[str, str], deque[object]]
+    rounds: dict[tuple[int, int, int], dict[str, dict[Lease, int]]]
+    cursors: dict[tuple[str, int, Lease], int]
+    plan_numbers: dict[tuple[str, int], int]
+
+    def send(self, sender: str, receiver: str, message: object) -> None:
+        raise NotImplementedError
+
+    # --- plan changes ----------------------------------------------------------------------------------------------
+
+    def on_prepare(self, member: Member, order: PrepareGroup) -> None:
+        member.load = Load(order)
+        self.queues.setdefault(("net", member.name), deque()).append("load")
+
+    def go_on_loading(self, member: Member) -> None:
+        """One piece of background work; more follows while there is something to do."""
+        load = member.load
+        if load is None:
+            return
+        if load.weights is None:
+            found = self.donated(load, lambda donor: donor.copies.get(load.order.num_steps))
+            if found is None:
+                self.give_up(member, load)
+                return
+            load.weights = list(found)
+        elif len(load.weights) in load.steps:
+            step = len(load.weights)
+            average = self.donated(load, lambda donor: donor.shared.get(step))
+            if average is None:
+                living = [self.members[name] for name in load.order.donors if name not in self.dead]
+                if any(donor.replica is not None and donor.replica.step <= step for donor in living):
+                    self.fired["asked before the donor had applied"] += 1
+                    self.queues.setdefault(("net", member.name), deque()).append("load")
+                else:
+                    self.give_up(member, load)
+                return
+            load.weights.append(average)
+            self.fired["average followed"] += 1
+        else:
+            return
+        assert load.weights is not None
+        first, last = load.span
+        report = GroupLoaded(
+            transfer=load.order.transfer,
+            first_layer=first,
+            last_layer=last,
+            num_steps=len(load.weights),
+            digest=str(len(load.weights)),
+        )
+        self.send(member.name, LEADER, report)
+        self.queues.setdefault(("net", member.name), deque()).append("load")
+        self.finish_adopting(member)
+
+    def give_up(self, member: Member, load: Load) -> None:
+        assert member.adopting is None, "the last donor died, which the schedule should not allow"
+        self.fired["no donor left"] += 1
+        first, last = load.span
+        report = GroupNotLoaded(transfer=load.order.transfer, first_layer=first, last_layer=last, problem="no donor")
+        self.send(member.name, LEADER, report)
+        member.load = None
+
+    def donated(self, load: Load, kept: Callable[[Member], tuple[Span, T] | None]) -> T | None:
+        """Something that the living donors keep, if they keep it for every layer of the span."""
+        values = [
+            found
+            for name in load.order.donors
+            if name not in self.dead and (found := kept(self.members[name])) is not None
+        ]
+        if load.span == ENDS:
+            values = [found for found in values if found[0] == ENDS]
+            return values[0][1] if values else None
+        layers = {layer for span, _ in values for layer in range(*span)}
+        return values[0][1] if layers >= set(range(*load.span)) else None
+
+    def on_plan(self, member: Member, plan: Plan) -> None:
+        if plan.number <= member.plan:
+            return
+        member.adopting = plan
+        self.finish_adopting(member)
+
+    def finish_adopting(self, member: Member) -> None:
+        plan = member.adopting
+        if plan is None:
+            return
+        spans = plan.spans_of(member.name)
+        load = member.load
+        if not spans:
+            member.replica = member.window = None
+        elif member.replica is None or member.span not in spans:
+            if load is None or load.span not in spans or load.weights is None or len(load.weights) < plan.first_step:
+                return
+            assert not member.contributions
+            (member.span,) = spans
+            group = plan.group_of(member.span)
+            assert group is not None
+            member.replica = Replica(group, plan.number, plan.first_step)
+            member.weights = load.weights
+            member.window = Window(member.name, plan, plan.first_step, 0) if member.span == ENDS else None
+            self.fired["span changed"] += 1
+        else:
+            group = plan.group_of(member.span)
+            assert group is not None
+            member.replica.adopt(plan.number, group)
+            if member.window is not None:
+                member.window.adopt(plan)
+        member.load = None
+        member.adopting = None
+        member.plan = plan.number
+        self.wake(member)
+
+    # --- orders ----------------------------------------------------------------------------------------------------
+
+    def wake(self, member: Member) -> None:
+        waiting, member.waiting = member.waiting, []
+        for message in waiting:
+            if isinstance(message, BoundaryTensor):
+                self.on_frame(member, message)
+            else:
+                self.on_order(member, message)
+
+    def on_order(self, member: Member, message: object) -> None:
+        replica = member.replica
+        if isinstance(message, PrepareGroup):
+            self.on_prepare(member, message)
+        elif isinstance(message, FollowStep):
+            if member.load is not None and member.load.order.transfer == message.transfer:
+                member.load.steps.add(message.step)
+                self.queues.setdefault(("net", member.name), deque()).append("load")
+        elif isinstance(message, CancelGroup):
+            if member.load is not None and member.load.order.transfer == message.transfer:
+                member.load = None
+        elif member.adopting is not None:
+            member.waiting.append(message)
+        elif isinstance(message, Plan):
+            self.on_plan(member, message)
+        elif replica is None:
+            self.fired["order without a replica"] += 1  # said twice, or about a group that it left
+        elif isinstance(message, GrantLeases | ReplayWork | PeersLost) and member.window is None:
+            self.fired["order without a window"] += 1
+        elif isinstance(message, GrantLeases):
+            assert member.window is not None
+            member.window.grant(message)
+        elif isinstance(message, ReplayWork):
+            assert member.window is not None
+            member.window.replay(message)
+        elif isinstance(message, PeersLost):
+            assert member.window is not None
+            member.window.peers_lost(message.peers)
+        elif isinstance(message, CloseStep):
+            self.on_close(member, message)
+        elif isinstance(message, GoRound):
+            if replica.go(message):
+                self.reduce(member, message)
+        elif isinstance(message, ReopenStep):
+            if replica.reopen(message):
+                member.average = None
+        elif isinstance(message, CommitStep):
+            self.on_commit(member, message)
+        else:
+            raise AssertionError(message)
+
+    def on_close(self, member: Member, order: CloseStep) -> None:
+        assert member.replica is not None
+        if order.step > member.replica.step:
+            member.waiting.append(order)
+            return
+        closing = member.replica.close(order)
+        if closing is None:
+            return
+        for lease in closing.retract:
+            self.fired["retracted"] += 1
+            del member.contributions[lease]
+        if closing.missing:
+            self.fired["missing at close"] += 1
+        else:
+            member.round_members = order.members
+            key = (order.step, order.stage, order.round)
+            self.rounds.setdefault(key, {})[member.name] = dict(member.contributions)
+            assert order.plan == member.plan, "two plans mixed in a step"
+            if member.window is not None:
+                assert member.back_contributions == member.contributions, "front and back counted different things"
+            assert order.tokens[order.members.index(member.name)] == TOKENS * len(member.contributions)
+        self.send(
+            member.name,
+            LEADER,
+            StepClosed(step=order.step, stage=order.stage, round=order.round, missing=closing.missing),
+        )
+
+    def reduce(self, member: Member, order: GoRound) -> None:
+        key = (order.step, order.stage, order.round)
+        broken = any(name in self.dead for name in member.round_members)
+        if self.leader._failed_rounds < 3:  # five in a row halt the run, rightly
+            broken |= self.random.random() < 0.02
+        if broken:
+            self.fired["round failed"] += 1
+            report: object = RoundFailed(step=order.step, stage=order.stage, round=order.round, problem="hole")
+        else:
+            prepared = self.rounds[key]
+            assert set(prepared) == set(member.round_members), "go before everybody had prepared"
+            member.average = frozenset(item for counted in prepared.values() for item in counted.items())
+            assert member.replica.reduced(order.round)
+            report = RoundReduced(
+                step=order.step,
+                stage=order.stage,
+                round=order.round,
+                digest=str(sorted(member.average)),
+                square_norm=1.0,
+            )
+        self.send(member.name, LEADER, report)
+
+    def on_commit(self, member: Member, order: CommitStep) -> None:
+        assert member.replica is not None
+        if not member.replica.commit(order):
+            return
+        assert member.average is not None
+        member.weights.append(member.average)
+        member.average = None
+        member.contributions.clear()
+        member.back_contributions.clear()
+        if member.window is not None:
+            member.window.committed(order.step)
+        if not order.share_average:
+            member.shared = {}
+        if order.snapshot:
+            member.copies = {order.step + 1: (member.span, list(member.weights))}
+        if order.share_average:
+            member.shared[order.step] = member.span, member.weights[-1]
+        self.send(
+            member.name,
+            LEADER,
+            StepApplied(step=order.step, stage=order.stage, digest=str(len(member.weights))),
+        )
+
+    # --- microbatches ----------------------------------------------------------------------------------------------
+
+    def pump(self, member: Member) -> None:
+        if member.window is None or member.name in self.dead:
+            return
+        assert member.replica is not None
+        for admission in member.window.admit(0.0):
+            self.cursors[member.name, admission.work.step, admission.work.lease] = admission.cursor
+            self.plan_numbers[member.name, admission.work.step] = member.window.plan.number
+            verdict = member.replica.forward(member.window.plan.number, admission.work)
+            if verdict is not Verdict.COMPUTE:
+                self.fired[f"owner's own {verdict}"] += 1
+                member.window.put_back(admission.work)
+                return
+            self.forward(member, admission.work, 0, member.name, admission.route)
+
+    def frame(self, kind: type, work: Work, stage: int, owner: str, route: tuple[str, ...]) -> BoundaryTensor:
+        plan = self.plan_numbers[owner, work.step]
+        frame: BoundaryTensor = kind(
+            plan=plan, work=work, stage=stage, owner=owner, route=route, codec="fp32", shape=(1, 1, 1)
+        )
+        return frame
+
+    def forward(self, member: Member, work: Work, stage: int, owner: str, route: tuple[str, ...]) -> None:
+        frame = self.frame(Activation, work, stage, owner, route)
+        self.send(member.name, frame.receiver, frame)
+
+    def backward(self, member: Member, work: Work, stage: int, owner: str, route: tuple[str, ...]) -> None:
+        frame = self.frame(BoundaryGradient, work, stage, owner, route)
+        self.send(member.name, frame.receiver, frame)
+
+    def on_frame(self, member: Member, frame: BoundaryTensor) -> None:
+        if member.name == frame.owner:
+            self.on_owner_frame(member, frame)
+            return
+        replica = member.replica
+        if replica is None:
+            if frame.plan > member.plan:
+                member.waiting.append(frame)
+            return
+        is_forward = isinstance(frame, Activation)
+        verdict = (replica.forward if is_forward else replica.backward)(frame.plan, frame.work)
+        if verdict is Verdict.WAIT:
+            member.waiting.append(frame)
+        elif verdict is Verdict.COMPUTE:
+            self.forward(member, frame.work, frame.stage + 1, frame.owner, frame.route)
+        elif verdict in (Verdict.COUNT, Verdict.ANSWER):
+            if verdict is Verdict.COUNT:
+                member.contributions[frame.work.lease] = self.cursors[frame.owner, frame.work.step, frame.work.lease]
+            else:
+                self.fired["answered from the books"] += 1
+            self.backward(member, frame.work, frame.stage - 1, frame.owner, frame.route)
+
+    def on_owner_frame(self, member: Member, frame: BoundaryTensor) -> None:
+        window = member.window
+        assert window is not None
+        assert member.replica is not None
+        cursor = window.cursor_of(frame.work)
+        if cursor is None or not window.is_wanted(frame.plan, frame.work, frame.route):
+            return
+        if isinstance(frame, Activation):
+            verdict = member.replica.turn(frame.plan, frame.work)
+            if verdict not in (Verdict.COUNT, Verdict.ANSWER):
+                return
+            if verdict is Verdict.COUNT:
+                assert frame.work.lease not in member.back_contributions
+                member.back_contributions[frame.work.lease] = cursor
+            self.backward(member, frame.work, len(frame.route) - 1, member.name, frame.route)
+            return
+        verdict = member.replica.backward(frame.plan, frame.work)
+        if verdict not in (Verdict.COUNT, Verdict.ANSWER):
+            return
+        assert frame.work.lease in member.back_contributions
+        if verdict is Verdict.COUNT:
+            member.contributions[frame.work.lease] = cursor
+        route = window.complete(frame.work)
+        assert route == frame.route
+        self.send(
+            member.name,
+            LEADER,
+            MicrobatchDone(work=frame.work, route=frame.route, tokens=TOKENS, loss_sum=1.0, cursor=cursor),
+        )
