@@ -1,9 +1,10 @@
 """Does a swarm do what its plan predicts, and what the simulator says: real processes, emulated devices, shaped lines.
 
 Every mix is a real swarm on this machine: its hosts take the time that stated devices would take for each layer, and in
-some mixes each peer lives in a network namespace behind a line of a stated rate (root only). The prediction is the one
-that the scheduler made from what peers measured, before the first step; the simulator gets the same measurements and
-the same plan. Steps are timed by their commits, without the first two; a mix's throughput is that of the median step.
+some mixes each peer is in a network namespace behind a line of a stated rate (root only). The prediction is the one
+that the scheduler made with the plan that held last, from what peers measured; the simulator gets the same measurements
+and the same plan. Steps under that plan are timed by their commits, without the first two; a mix's throughput is that of
+the median step.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from benchmarks.simulator.run import simulate
 from benchmarks.training_run import train
 from benchmarks.wan.namespaces import Line, shaped
 from scheduler.run_dir import RunDir
+from swarm.errors import RunError
 from swarm.local.fleet import Fleet
 from swarm.model.presets import byte_llama
 
@@ -44,7 +46,7 @@ QUICK = {"steps": 6, "most_mixes": 2}
 class Options(CaseOptions):
     """Options of this case."""
 
-    steps: int = 10
+    steps: int = 12
     """Optimizer steps of each run."""
     most_mixes: int = 100
     """Later mixes are left out."""
@@ -125,14 +127,15 @@ def _run_in(folder: Path, mix: Mix, options: Options) -> dict[str, Any]:
         )
         done = train(fleet, mix.name, RUN_TIMEOUT_S)
     status = json.loads(RunDir(fleet.run_dir).status.read_bytes())
-    committed_at_s = [step.committed_at_s for step in done.steps]
-    step_s = [after - before for before, after in itertools.pairwise(committed_at_s)]
-    step_s = step_s[SKIPPED_STEPS - 1 :]
+    plan = status["plan"]
+    committed_at_s = [step.committed_at_s for step in done.steps if step.plan == plan["number"]]
+    step_s = [after - before for before, after in itertools.pairwise(committed_at_s[SKIPPED_STEPS - 1 :])]
+    if len(step_s) < options.steps // 2:
+        raise RunError(f"{mix.name} changed its plan too late to be measured", "run it again with more --steps")
     tokens = GLOBAL_BATCH * SEQUENCES * CONTEXT_TOKENS
     measured = tokens / statistics.median(step_s)
-    predicted = status["first_plan"]["predicted_tokens_per_s"]
+    predicted = plan["predicted_tokens_per_s"]
     simulated = simulate(replayed(done.config, status, options.steps)).median_tokens_per_s(SKIPPED_STEPS)
-    plan = status["plan"]
     return {
         "name": mix.name,
         "layer_s": list(mix.layer_s),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,12 +11,13 @@ from benchmarks.planner.families import FAMILIES, make
 from benchmarks.simulator.config import Death, Join, SimConfig, VirtualHost, VirtualOwner
 from benchmarks.simulator.replanning import Followed
 from scheduler.drafting import Draft
+from scheduler.on_paper.peers_file import on_paper, read_model, read_peers
 from scheduler.planner.evaluator import Evaluation
 from scheduler.planner.heuristic import certified_plan
-from scheduler.planner.instance import Floats, Instance, Owners, Regions, Work
-from scheduler.planner.intake import Measured, claims_of, hosts_of
+from scheduler.planner.instance import Instance, Owners
+from scheduler.planner.intake import Measured, claims_of
 from scheduler.planner.occupancy import FETCHED_SHARE
-from swarm.errors import ConfigError, UnknownKey
+from swarm.errors import UnknownKey
 
 _TRACE_SHARE = 4.0
 """Churn is drawn for so many times the predicted length of the run: churn makes it longer."""
@@ -54,36 +53,13 @@ def of_family(name: str, num_peers: int, seed: int) -> Instance:
     raise UnknownKey(f"there is no family {name!r}", f"choose one of {known}")
 
 
-def of_file(path: Path) -> Instance:
-    """A swarm as measured: `{"hosts": [...], "owners": [...], "work": {...}}`, and `"regions"` if there are several.
-
-    A host has the fields of `Measured`, an owner those of `VirtualOwner`, the work those of `Work`; regions have the
-    matrices of `Regions`.
+def of_file(peers: Path, model: Path) -> Instance:
+    """The swarm of a PEERS.json, as `swarm plan` reads it, and the work of a run.toml.
 
     Raises:
-        ConfigError: the file cannot be read, or a field is missing, unknown or no number.
+        ConfigError, UnknownKey, ModelUnsupported: as `read_peers` and `read_model`.
     """
-    try:
-        described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        regions = Regions.unlimited()
-        if "regions" in described:
-            matrices = {name: np.array(rows, dtype=np.float64) for name, rows in described["regions"].items()}
-            regions = Regions(**matrices)
-        hosts, _ = hosts_of([Measured(**host) for host in described["hosts"]], len(regions.latency_s))
-        owners = [VirtualOwner(**owner) for owner in described["owners"]]
-        work = Work(**described["work"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} does not describe a swarm: {error!r}", "see the fields in the README") from error
-    return Instance(hosts, _owners_of(owners), regions, work)
-
-
-def _owners_of(owners: list[VirtualOwner]) -> Owners:
-    def column(name: str) -> Floats:
-        return np.array([getattr(owner, name) for owner in owners], dtype=np.float64)
-
-    names = tuple(owner.name for owner in owners)
-    region = np.array([owner.region for owner in owners], dtype=np.int64)
-    return Owners(names, column("ends_s"), column("up_bytes_per_s"), column("down_bytes_per_s"), region)
+    return on_paper(read_peers(peers), read_model(model)).instance
 
 
 def planned(instance: Instance, num_steps: int, leader_round_trip_s: float) -> Scenario:

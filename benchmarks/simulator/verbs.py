@@ -13,8 +13,9 @@ import typer
 
 def simulate(
     peers: Annotated[
-        Path | None, typer.Argument(help="A JSON file with hosts, owners and work; or use --family.")
+        Path | None, typer.Argument(help="A JSON file of hosts and owners, as for `swarm plan`; or use --family.")
     ] = None,
+    model: Annotated[Path | None, typer.Option(help="With a file of peers: the run.toml that they train.")] = None,
     family: Annotated[str, typer.Option(help="A synthetic swarm: cloud, university, mixed, home, thin_region.")] = "",
     num_peers: Annotated[int, typer.Option("--peers", min=1, help="Hosts of the family.")] = 64,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 3,
@@ -31,9 +32,12 @@ def simulate(
     from benchmarks.simulator.run import simulate as run
     from swarm.errors import ConfigError
 
-    if (peers is None) == (not family):
-        raise ConfigError("name either a file of peers or a --family", "see swarm simulate --help")
-    instance = scenarios.of_file(peers) if peers is not None else scenarios.of_family(family, num_peers, seed)
+    if (peers is None) == (not family) or (peers is None) != (model is None):
+        raise ConfigError("name either a file of peers and a --model, or a --family", "see swarm simulate --help")
+    if peers is not None and model is not None:
+        instance = scenarios.of_file(peers, model)
+    else:
+        instance = scenarios.of_family(family, num_peers, seed)
     if microbatches:
         instance = dataclasses.replace(instance, work=dataclasses.replace(instance.work, global_batch=microbatches))
     planned = scenarios.planned(instance, steps, round_trip_ms / 1e3)

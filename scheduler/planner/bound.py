@@ -1,77 +1,197 @@
 """No plan of these hosts is faster: an upper bound on tokens per second, to be printed beside every plan.
 
-Fix an interval of all-reduce times and one of path times (a microbatch through the empty pipeline and back), and let T
-be the time a step computes. Of any plan within both, with rate X, path P, spans k and flows y of its hosts:
-
-- every layer sees every microbatch:           sum k y = L X
-- streaming the batch K, and filling, take T:   X (T - P) >= K
-- the path is its hosts' shares h(k):           sum y h(k) = X (P - the owners' share)
-- a host's flow is within its rate, and within its memory for what is in flight (Little's law): y <= slots / P
-- stages reduce in time tau: of each span, over its hosts, sum (2 k g - tau B) <= 2 k g stages; g a layer's gradient,
-  B a member's line. With a price for spans from some length on and none below, the right sides sum up to 2 g L or less
-- and so does each member:                      k g <= tau B, unless it is alone, and then its rate is X or more
-
-Eliminating X and P with a weight b >= 0 gives sum y (k/L (T + (b - 1) P) - b h) >= K. Spans are chosen per host,
-whether or not they make up stages, and the all-reduce's row is priced; any weight and any price >= 0 are valid (weak
-duality), and leave independent choices: the least T costs O(hosts x spans). Intervals are split where the bound is
-weakest, and the weakest one counts.
+Fix an interval of all-reduce times. Within it, `relaxation` bounds the rate, and the path (a microbatch through the
+empty pipeline and back) at any rate; a step takes at least the batch at that rate, the shortest path, and the shortest
+of the all-reduces. Prices come from a linear programme over a sample of the hosts; they are only a help, the bound is
+evaluated over all. The interval that allows the shortest step is split, again and again.
 """
 
 from __future__ import annotations
 
 import heapq
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from scheduler.planner.evaluator import host_rates, owners_reduce_s, step_seconds
-from scheduler.planner.instance import Floats, Instance, Ints
+from scheduler.planner.evaluator import owners_reduce_s, step_seconds
+from scheduler.planner.instance import Floats, Instance
+from scheduler.planner.relaxation import Prices, Relaxed, Spans, route_shares_s, sample
 
 _SAFE = 1 - 1e-9
 """Against rounding: the bound may be too loose by so much, never too tight."""
-_Prices = tuple[float, float, float]
-_Interval = tuple[float, float]
-_SEARCH_STEPS = 8
-_START = (0.3, 1.0, 1.0)
-"""Price of the all-reduce's rows as a share of the global batch, weight of the path, and the smallest span that is
-priced, in spans that a mean line just reduces in time: to begin with."""
-_FIRST_FACTOR = 2.0
 _SPLITS = 60
-_NEWTON_STEPS = 50
-"""Usually five are enough; with more the price is hopeless."""
-_CLOSE_ENOUGH = 1.002
-"""Intervals whose ends differ by less are not split."""
+_SAMPLE = 192
+"""Hosts that the linear programme looks at: prices are those of kinds of hosts, and there are fewer kinds."""
+_CLOSE_ENOUGH = 2e-3
+"""An interval that is shorter, as a share of its step, is not split; nor are rates improved by less."""
+_ROUNDS, _TRIES, _GUESSES = 20, 18, 4
+"""Of programmes for one interval; of rates for given prices, the first ones by proportion."""
+_RATES = 4
+"""Intervals of rates, for each of which the shortest path is bounded."""
+_Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class _Box:
-    """Plans with all-reduces and paths of certain lengths; none has a shorter step.
+class Box:
+    """Plans with all-reduces of certain lengths; none has a shorter step.
 
     Attributes:
         step_s: the bound; first, for the order.
-        prices: that gave it.
+        rate: microbatches a second, at most.
+        path_s: at least.
+        stages: of each size, in the relaxation; fractions, by size, 0 first.
+        prices: of its rows.
+        final: the path is bounded, too.
     """
 
     step_s: float
     sync_s: _Interval
-    path_s: _Interval
-    prices: _Prices
-
-    def halves(self) -> tuple[tuple[_Interval, _Interval], ...]:
-        """The box cut where it is longer; as intervals of both."""
-        if _ratio(self.sync_s) >= _ratio(self.path_s):
-            return tuple((part, self.path_s) for part in _cut(self.sync_s))
-        return tuple((self.sync_s, part) for part in _cut(self.path_s))
+    rate: float
+    path_s: float
+    final: bool
+    stages: Floats = field(compare=False)
+    prices: Prices = field(compare=False)
 
 
-def _ratio(interval: _Interval) -> float:
-    return interval[1] / interval[0] if interval[0] else math.inf
+class BoundSearch:
+    """Splits intervals for one instance; can be stopped and continued at any time."""
+
+    def __init__(self, instance: Instance, longest_s: float) -> None:
+        """Begin.
+
+        Args:
+            longest_s: plans with longer steps are of no interest: the bound is not below theirs.
+        """
+        self._work, self._longest_s = instance.work, longest_s
+        self._spans = Spans.of(instance, np.arange(instance.num_hosts))
+        rows, self._weight = sample(instance, _SAMPLE)
+        self._sample = Spans.of(instance, rows)
+        self._owners_s = route_shares_s(instance)[1]
+        self._owners_rate = float(instance.owners.rates(instance.work.boundary_bytes).sum())
+        self._ends_s = owners_reduce_s(instance)
+        self._latency_s = 2 * float(np.diag(instance.regions.latency_s).min())
+        self._least_path_s = self._owners_s + instance.work.num_layers * float(
+            (self._spans.hop_s / self._spans.layers).min()
+        )
+        self._boxes = [self._first()]
+
+    @property
+    def weakest(self) -> Box:
+        """The interval that allows the shortest step."""
+        return self._boxes[0]
+
+    @property
+    def tokens_per_s(self) -> float:
+        """No plan exceeds it, the known one set aside; valid however few splits were made."""
+        tokens = self._work.global_batch * self._work.microbatch_tokens
+        return tokens / (min(self._boxes[0].step_s, self._longest_s) * _SAFE)
+
+    def shorten(self, longest_s: float) -> None:
+        """A faster plan is known: slower ones are of no interest any more."""
+        self._longest_s = min(longest_s, self._longest_s)
+
+    def split(self, times: int, paths: bool) -> None:
+        """Split the weakest interval, so many times; more are slower and tighter.
+
+        Args:
+            paths: bound paths as well; of use as soon as a good plan is known.
+        """
+        for _ in range(times):
+            weakest = self._boxes[0]
+            small = weakest.sync_s[1] - weakest.sync_s[0] < _CLOSE_ENOUGH * weakest.step_s
+            priced = weakest.final or not paths
+            if weakest.step_s >= self._longest_s or (small and priced):
+                return
+            heapq.heappop(self._boxes)
+            if not priced:
+                heapq.heappush(self._boxes, self._with_path(weakest))
+                continue
+            for sync_s in _cut(weakest.sync_s):
+                heapq.heappush(self._boxes, self._box(sync_s, weakest))
+
+    def _first(self) -> Box:
+        """All plans of interest."""
+        free = Prices(np.zeros(self._work.num_layers + 1))
+        start = Box(0.0, (0.0, 0.0), self._owners_rate, self._least_path_s, False, free.reduce, free)
+        return self._box((0.0, self._longest_s), start)
+
+    def _box(self, sync_s: _Interval, parent: Box) -> Box:
+        rate, stages, prices = self._most_rate(sync_s[1], parent)
+        step_s = max(self._step_s(sync_s, rate, parent.path_s), parent.step_s)
+        return Box(step_s, sync_s, rate, parent.path_s, False, stages, prices)
+
+    def _step_s(self, sync_s: _Interval, rate: float, path_s: float) -> float:
+        if rate <= 0:
+            return self._longest_s
+        compute_s = self._work.global_batch / rate + path_s
+        return min(step_seconds(self._work.staleness, compute_s, max(sync_s[0], self._ends_s)), self._longest_s)
+
+    def _relaxed(self, spans: Spans, weight: float, sync_s: float) -> Relaxed:
+        return Relaxed(spans, weight, max(sync_s - self._latency_s, 0.0))
+
+    def _most_rate(self, sync_s: float, parent: Box) -> tuple[float, Floats, Prices]:
+        """No plan has more than this rate, which is 0 where none of interest is possible.
+
+        Newton's method from above: prices at a rate that is too high lead to a lower one that is still too high.
+        """
+        programme = self._relaxed(self._sample, self._weight, sync_s)
+        prices, stages = parent.prices, parent.stages
+        rate = self._root(programme, prices, parent.rate)
+        for _ in range(_ROUNDS):
+            solved = programme.most_layers(rate) if rate > 0 else None
+            if solved is None:
+                break
+            prices, stages = solved.prices, solved.stages
+            if solved.layers >= self._work.num_layers * (1 - 2 * _CLOSE_ENOUGH):
+                break
+            rate = self._root(programme, prices, rate)
+        everyone = self._root(self._relaxed(self._spans, 1.0, sync_s), prices, rate)
+        return min(everyone, parent.rate), stages, prices
+
+    def _root(self, relaxed: Relaxed, prices: Prices, guess: float) -> float:
+        """A rate just too high for the trunk's layers; 0 where every rate of interest is.
+
+        The layers are almost in inverse proportion to the rate; where hosts drop out all at once, halving has to do.
+        """
+        wanted = self._work.num_layers * _SAFE
+        held_layers = relaxed.held_layers(prices)
+        least = low = self._work.global_batch / self._longest_s
+        high = self._owners_rate
+        rate = min(max(guess, least), high)
+        for attempt in range(_TRIES):
+            held = held_layers(rate)
+            following = rate * max(held, 0.0) / wanted * (1 + _CLOSE_ENOUGH / 2)
+            if held >= wanted:
+                low = rate
+            else:
+                high = rate
+                if following > rate * (1 - _CLOSE_ENOUGH):
+                    break
+            if high <= low * (1 + _CLOSE_ENOUGH):
+                break
+            guessed = attempt < _GUESSES and low < following < high
+            rate = following if guessed else (low * high) ** 0.5
+        return 0.0 if low == least and held_layers(least) < wanted else high
+
+    def _with_path(self, box: Box) -> Box:
+        """With the shortest path at rates that are of interest, from the least to the most that is possible."""
+        left_s = self._longest_s - (0.0 if self._work.staleness else max(box.sync_s[0], self._ends_s))
+        least_rate = self._work.global_batch / max(left_s - box.path_s, 1e-300)
+        if box.rate <= least_rate:
+            return Box(self._longest_s, box.sync_s, box.rate, box.path_s, True, box.stages, box.prices)
+        solved = self._relaxed(self._sample, self._weight, box.sync_s[1]).shortest_path(least_rate)
+        if solved is None:
+            return Box(box.step_s, box.sync_s, box.rate, box.path_s, True, box.stages, box.prices)
+        least_path_s = self._relaxed(self._spans, 1.0, box.sync_s[1]).least_path_s(solved.prices)
+        rates = np.linspace(least_rate, box.rate, _RATES + 1).tolist()
+        paths_s = [max(box.path_s, self._owners_s + least_path_s(rate)) for rate in rates[:-1]]
+        step_s = min(self._step_s(box.sync_s, *each) for each in zip(rates[1:], paths_s, strict=True))
+        return Box(max(step_s, box.step_s), box.sync_s, box.rate, paths_s[0], True, box.stages, box.prices)
 
 
 def _cut(interval: _Interval) -> tuple[_Interval, _Interval]:
     low, high = interval
-    middle = math.sqrt(low * high) if low else high / 8
+    middle = float(np.sqrt(max(low, high / 64) * high))
     return (low, middle), (middle, high)
 
 
@@ -79,221 +199,15 @@ def throughput_bound(instance: Instance, known_tokens_per_s: float, splits: int 
     """Bound every plan.
 
     Args:
-        known_tokens_per_s: of a plan that is there already; a better one must have its rate.
+        known_tokens_per_s: of a plan that is there already; the bound is at least that.
         splits: of the intervals: more are slower and tighter.
 
     Returns:
-        Tokens per second; at least `known_tokens_per_s`.
+        Tokens per second.
 
     Source: Lagrangian relaxation, with the all-reduce in hivemind's closed form; the rest is this project's model.
     """
-    work = instance.work
-    tokens = work.global_batch * work.microbatch_tokens
-    known_s = tokens / known_tokens_per_s
-    choices = _Choices.of(instance, known_s)
-    ends_s = owners_reduce_s(instance)
-
-    def box(sync_s: _Interval, path_s: _Interval, prices: _Prices) -> _Box:
-        compute_s, prices = _least_compute_s(choices, sync_s[1], path_s, prices)
-        step_s = step_seconds(work.staleness, compute_s, max(sync_s[0], ends_s))
-        return _Box(min(step_s, known_s), sync_s, path_s, prices)
-
-    boxes = [box((0.0, known_s), (min(choices.least_path_s, known_s), known_s), _START)]
-    for _ in range(splits):
-        weakest = boxes[0]
-        if weakest.step_s >= known_s or max(_ratio(weakest.sync_s), _ratio(weakest.path_s)) < _CLOSE_ENOUGH:
-            break
-        heapq.heappop(boxes)
-        for sync_s, path_s in weakest.halves():
-            heapq.heappush(boxes, box(sync_s, path_s, weakest.prices))
-    return max(known_tokens_per_s, tokens / (boxes[0].step_s * _SAFE))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Choices:
-    """Every host with every span its memory holds; one entry each, host by host.
-
-    Attributes:
-        host: row, ascending.
-        rates: microbatches a second.
-        slots: microbatches in flight that memory allows.
-        shares: of the trunk's layers.
-        path_s: what the choice adds to a route's time.
-        member_sync_s: the least all-reduce time in company.
-        need_bytes: gradient bytes, twice.
-        lines: bytes/s in an all-reduce.
-        lone_rate: a choice of this rate may be alone in its stage.
-        least_path_s, least_compute_s: no plan has less; `owners_s` of it is the owners'.
-        global_batch, toll_scale: microbatches, and microbatches a byte at a price of 1.
-    """
-
-    host: Ints
-    rates: Floats
-    slots: Floats
-    shares: Floats
-    path_s: Floats
-    member_sync_s: Floats
-    need_bytes: Floats
-    lines: Floats
-    lone_rate: float
-    known_s: float
-    owners_s: float
-    least_path_s: float
-    least_compute_s: float
-    global_batch: int
-    toll_scale: float
-
-    @classmethod
-    def of(cls, instance: Instance, known_s: float) -> _Choices:
-        """Lay out an instance's choices."""
-        work, hosts = instance.work, instance.hosts
-        most = instance.most_layers()
-        host = np.repeat(np.arange(instance.num_hosts), most)
-        span = np.arange(len(host)) - np.repeat(np.cumsum(most) - most, most) + 1
-        share_s, owners_s = _route_shares_s(instance)
-        lines = hosts.reduce_bytes_per_s[host]
-        path_s = span * hosts.layer_s[host] + (hosts.overhead_s + share_s)[host]
-        owners_rate = float(instance.owners.rates(work.boundary_bytes).sum())
-        least_path_s = owners_s + work.num_layers * float((path_s / span).min(initial=np.inf))
-        return cls(
-            host=host,
-            rates=host_rates(instance, host, span),
-            slots=instance.slots(host, span).astype(np.float64),
-            shares=span / work.num_layers,
-            path_s=path_s,
-            member_sync_s=span * work.gradient_bytes / lines,
-            need_bytes=(2 * work.gradient_bytes) * span.astype(np.float64),
-            lines=lines,
-            lone_rate=work.global_batch / known_s,
-            known_s=known_s,
-            owners_s=owners_s,
-            least_path_s=least_path_s,
-            least_compute_s=work.global_batch / owners_rate + least_path_s,
-            global_batch=work.global_batch,
-            toll_scale=work.global_batch / (2 * work.gradient_bytes * work.num_layers),
-        )
-
-
-def _least_compute_s(choices: _Choices, sync_s: float, path_s: _Interval, prices: _Prices) -> tuple[float, _Prices]:
-    """No plan with all-reduces up to `sync_s` and such a path computes in less time.
-
-    Args:
-        prices: to start the search for the best ones with.
-
-    Returns:
-        Seconds, capped at the known step's, and the prices that gave them.
-    """
-    flows = np.minimum(choices.rates, choices.slots / path_s[0])
-    kept = (choices.member_sync_s <= sync_s) | (flows >= choices.lone_rate)
-    relaxed = _Relaxed(
-        first=np.flatnonzero(np.diff(choices.host[kept], prepend=-1)),
-        gain=(flows * choices.shares)[kept],
-        path=(flows * choices.path_s)[kept],
-        toll=(choices.toll_scale * (choices.need_bytes - sync_s * choices.lines))[kept],
-        strain=(choices.need_bytes / (sync_s * choices.lines.mean()))[kept],
-        path_s=(path_s[0] - choices.owners_s, path_s[1] - choices.owners_s),
-        known_s=choices.known_s - choices.owners_s,
-        wanted=float(choices.global_batch),
-    )
-    least_s = max(choices.least_compute_s, path_s[0] + choices.global_batch / max(float(flows.sum()), 1e-300))
-    best_s, factor = relaxed.least_s(prices), _FIRST_FACTOR
-    free_s = relaxed.least_s((0.0, prices[1], prices[2]))
-    if free_s > best_s:
-        best_s, least_s = free_s, max(least_s, free_s + choices.owners_s)
-    for _ in range(_SEARCH_STEPS):
-        if max(best_s, least_s - choices.owners_s) >= relaxed.known_s:
-            break
-        around = [
-            (
-                prices[0] * (change if which == 0 else 1),
-                prices[1] * (change if which == 1 else 1),
-                prices[2] * (change if which == 2 else 1),
-            )
-            for which in range(len(prices))
-            for change in (factor, 1 / factor)
-        ]
-        at_s, at = max((relaxed.least_s(each, best_s), each) for each in around)
-        if at_s > best_s:
-            best_s, prices = at_s, at
-        else:
-            factor = math.sqrt(factor)
-    return min(max(best_s + choices.owners_s, least_s), choices.known_s), prices
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Relaxed:
-    """The relaxation within one box; times without the owners' share.
-
-    Attributes:
-        first: where each host's choices begin.
-        gain: microbatches of a choice per second of T.
-        path: microbatches times seconds that it adds to routes.
-        toll: at a price of 1, in microbatches.
-        strain: gradient bytes of the span over what a mean line moves in time.
-        wanted: microbatches of a step.
-    """
-
-    first: Ints
-    gain: Floats
-    path: Floats
-    toll: Floats
-    strain: Floats
-    path_s: _Interval
-    known_s: float
-    wanted: float
-
-    def least_s(self, prices: _Prices, floor_s: float = 0.0) -> float:
-        """The T at which the relaxed hosts just finish the batch; capped at the known step's.
-
-        Args:
-            floor_s: an answer below this is of no use; 0 stands for it.
-
-        Newton's method from above: the total is convex and piecewise linear in T, so it ends after finitely many
-        steps, and no step goes below the root.
-        """
-        price, weight, least_strain = prices
-        # What T is moved by, from X (T + (weight - 1) P): the end of the interval that makes more of it.
-        shift_s = (weight - 1) * self.path_s[1 if weight > 1 else 0]
-        wanted = self.wanted * (1 - price)
-        fixed = weight * self.path
-        toll = np.where(self.strain >= least_strain, price * self.toll, 0.0)
-        compute_s = self.known_s
-        if not len(self.first):
-            return compute_s
-        for _ in range(_NEWTON_STEPS):
-            if compute_s <= max(floor_s, -shift_s):
-                return 0.0
-            done = np.maximum(self.gain * (compute_s + shift_s) - fixed, 0.0)
-            score = done - toll
-            best = np.maximum.reduceat(score, self.first)
-            total = float(best.sum(where=best > 0))
-            if total <= wanted:
-                return compute_s
-            chosen = (score == np.repeat(best, np.diff(self.first, append=len(score)))) & (score > 0) & (done > 0)
-            slope = float(self.gain.sum(where=chosen))
-            if slope <= 0:
-                return 0.0
-            following_s = compute_s - (total - wanted) / slope
-            if following_s >= compute_s * (1 - 1e-12):
-                return following_s
-            compute_s = following_s
-        return 0.0
-
-
-def _route_shares_s(instance: Instance) -> tuple[Floats, float]:
-    """A lower bound of each host's share of a route's transfers and latencies, and that of the owners, ends included.
-
-    A transfer takes as long as the slower end's line; it is charged to the end whose lines are slower on the whole.
-    A latency is charged to both ends by halves, and is at least that to the nearest region.
-    """
-    hosts, owners, boundary_bytes = instance.hosts, instance.owners, instance.work.boundary_bytes
-    nearest_s = np.minimum(instance.regions.latency_s.min(axis=0), instance.regions.latency_s.min(axis=1))
-    weights = owners.rates(boundary_bytes)
-    weights = weights / weights.sum()
-    lines = (hosts.up_bytes_per_s, owners.up_bytes_per_s)
-    if float((1 / hosts.up_bytes_per_s).sum()) < float((1 / hosts.down_bytes_per_s).sum()):
-        lines = (hosts.down_bytes_per_s, owners.down_bytes_per_s)
-    # Forward and backward; each host has a neighbour on either side.
-    share_s = 2 * boundary_bytes / lines[0] + 2 * nearest_s[hosts.region]
-    owners_s = owners.ends_s + 2 * boundary_bytes / lines[1] + 2 * nearest_s[owners.region]
-    return share_s, float((weights * owners_s).sum())
+    tokens = instance.work.global_batch * instance.work.microbatch_tokens
+    search = BoundSearch(instance, tokens / known_tokens_per_s)
+    search.split(splits, paths=True)
+    return max(search.tokens_per_s, known_tokens_per_s)

@@ -2,7 +2,9 @@
 
 Compute and transfers of one host overlap, so its rate is that of the slowest of the three. A stage's rate is the sum
 of its hosts', the pipeline's that of its slowest part. Each step pays once for filling and draining the pipeline: the
-path of one microbatch, averaged over routes. Routes are drawn by the hosts' rates, and stay in a region where they can.
+path of one microbatch, averaged over routes. Routes are drawn by the hosts' rates, and stay in a region where they can;
+where links between regions are worse than idle hosts, weights are lowered so that they always can. A host keeps a
+microbatch's graph from its forward to its backward, so the later its stage, the shorter.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ class Evaluation:
         host_rates: microbatches a second each host can do; 0 for standbys. Routing weights.
         stage_rates: their sums.
         stage_reduce_s: all-reduce of each stage.
+        stage_residence_s: how long its hosts keep a microbatch's graph.
         limit: what `rate` is limited by: `stage`, `owners` or `links`.
     """
 
@@ -43,6 +46,7 @@ class Evaluation:
     host_rates: Floats
     stage_rates: Floats
     stage_reduce_s: Floats
+    stage_residence_s: Floats
     limit: str
 
     def window(self, num_owners: int, global_batch: int) -> int:
@@ -74,32 +78,27 @@ def evaluate(instance: Instance, plan: Assignment) -> Evaluation:
         short = instance.hosts.names[used[int(slots.argmin())]]
         raise ModelTooLarge(f"{short} has not enough memory for its span", "give it fewer layers")
     unbound: Floats = host_rates(instance, used, plan.sizes[stage])
-    rates, fill_s = _in_flight(instance, used, stage, plan.sizes, unbound, slots)
-    stage_rates: Floats = np.bincount(stage, weights=rates, minlength=plan.num_stages).astype(np.float64)
-    rate, limit = float(stage_rates.min()), "stage"
-    owners_rate = float(instance.owners.rates(work.boundary_bytes).sum())
-    if owners_rate < rate:
-        rate, limit = owners_rate, "owners"
-    links_rate = routable_rate(instance, used, stage, rates, rate)
-    if links_rate < rate:
-        rate, limit = links_rate, "links"
+    flow = _routed(instance, used, stage, plan.sizes, unbound, slots)
+    inside = _kept_inside(instance, used, stage, unbound, plan.num_stages)
+    if inside is not None:
+        flow = min(flow, _routed(instance, used, stage, plan.sizes, inside, slots), key=lambda each: each.compute_s)
     reduce_s = stage_reduce_s(instance, used, stage, plan.sizes)
     sync_s = max(float(reduce_s.max()), owners_reduce_s(instance))
     all_rates = np.zeros(instance.num_hosts)
-    all_rates[used] = rates
-    stream_s = work.global_batch / rate
-    step_s = step_seconds(work.staleness, stream_s + fill_s, sync_s)
+    all_rates[used] = flow.rates
+    step_s = step_seconds(work.staleness, flow.compute_s, sync_s)
     return Evaluation(
         tokens_per_s=work.global_batch * work.microbatch_tokens / step_s,
         step_s=step_s,
-        stream_s=stream_s,
-        fill_s=fill_s,
+        stream_s=flow.compute_s - flow.path_s,
+        fill_s=flow.path_s,
         sync_s=sync_s,
-        rate=rate,
+        rate=flow.rate,
         host_rates=all_rates,
-        stage_rates=stage_rates,
+        stage_rates=flow.stage_rates,
         stage_reduce_s=reduce_s,
-        limit=limit,
+        stage_residence_s=flow.residence_s,
+        limit=flow.limit,
     )
 
 
@@ -123,23 +122,74 @@ def host_rates(instance: Instance, host: Ints, layers: Ints) -> Floats:
     return rates
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Flow:
+    """What goes through a pipeline.
+
+    Attributes:
+        rates: of the hosts used.
+        compute_s: of a step, all-reduces left out.
+    """
+
+    rates: Floats
+    stage_rates: Floats
+    rate: float
+    limit: str
+    path_s: float
+    residence_s: Floats
+    compute_s: float
+
+
+def _routed(instance: Instance, used: Ints, stage: Ints, sizes: Ints, unbound: Floats, slots: Ints) -> _Flow:
+    """Hosts at the rates given, as far as memory, owners and links allow."""
+    rates, path_s, residence_s = _in_flight(instance, used, stage, sizes, unbound, slots)
+    stage_rates: Floats = np.bincount(stage, weights=rates, minlength=len(sizes)).astype(np.float64)
+    rate, limit = float(stage_rates.min()), "stage"
+    owners_rate = float(instance.owners.rates(instance.work.boundary_bytes).sum())
+    if owners_rate < rate:
+        rate, limit = owners_rate, "owners"
+    links_rate = routable_rate(instance, used, stage, rates, rate)
+    if links_rate < rate:
+        rate, limit = links_rate, "links"
+    # Nothing at all can be routed where a link is needed that carries nothing.
+    compute_s = instance.work.global_batch / max(rate, 1e-300) + path_s
+    return _Flow(rates, stage_rates, rate, limit, path_s, residence_s, compute_s)
+
+
+def _kept_inside(instance: Instance, used: Ints, stage: Ints, unbound: Floats, num_stages: int) -> Floats | None:
+    """Lower rates, at which no route leaves its region; None where they would be less than half as high."""
+    num_regions = len(instance.regions.latency_s)
+    if num_regions < 2:
+        return None
+    cell = stage * num_regions + instance.hosts.region[used]
+    sums = np.bincount(cell, weights=unbound, minlength=num_stages * num_regions).reshape(num_stages, num_regions)
+    least = sums.min(axis=0)
+    if 2 * least.sum() < sums.sum(axis=1).min():
+        return None
+    inside: Floats = unbound * (least / np.maximum(sums, 1e-300)).ravel()[cell]
+    kept: Floats = np.maximum(inside, 1e-9 * unbound)
+    return kept
+
+
 def _in_flight(
     instance: Instance, used: Ints, stage: Ints, sizes: Ints, unbound: Floats, slots: Ints
-) -> tuple[Floats, float]:
-    """Rates that memory for what is in flight allows (Little's law), and the time of a path drawn by those rates."""
-    rates, path_s = unbound, _path_s(instance, used, stage, sizes, unbound)
+) -> tuple[Floats, float, Floats]:
+    """Rates that memory for what is in flight allows (Little's law), the time of a path drawn by those rates, and how
+    long each stage keeps a microbatch."""
+    rates, (path_s, residence_s) = unbound, _path_s(instance, used, stage, sizes, unbound)
     for _ in range(_LITTLE_ROUNDS):
-        limited = np.minimum(unbound, slots / path_s)
+        limited = np.minimum(unbound, slots / residence_s[stage])
         if np.array_equal(limited, rates):
-            return rates, path_s
-        rates, before_s = limited, path_s
-        path_s = _path_s(instance, used, stage, sizes, rates)
+            return rates, path_s, residence_s
+        rates, before_s = limited, residence_s
+        path_s, residence_s = _path_s(instance, used, stage, sizes, rates)
     # Not quite a fixed point: all rates in proportion keep the path, and what is in flight fits.
-    return rates * min(1.0, before_s / path_s), path_s
+    return rates * min(1.0, float((before_s / residence_s).min())), path_s, residence_s
 
 
-def _path_s(instance: Instance, used: Ints, stage: Ints, sizes: Ints, rates: Floats) -> float:
-    """One microbatch through the empty pipeline and back, averaged over routes drawn by the hosts' rates."""
+def _path_s(instance: Instance, used: Ints, stage: Ints, sizes: Ints, rates: Floats) -> tuple[float, Floats]:
+    """One microbatch through the empty pipeline and back, averaged over routes drawn by the hosts' rates; and of that,
+    from its arrival at each stage until its gradient has left there."""
     hosts, owners, boundary_bytes = instance.hosts, instance.owners, instance.work.boundary_bytes
     num_stages, num_regions = len(sizes), len(instance.regions.latency_s)
     totals = np.bincount(stage, weights=rates, minlength=num_stages)
@@ -149,8 +199,8 @@ def _path_s(instance: Instance, used: Ints, stage: Ints, sizes: Ints, rates: Flo
 
     owner_weights = owners.rates(boundary_bytes)
     owner_weights = owner_weights / owner_weights.sum()
-    compute_s = mean(sizes[stage] * hosts.layer_s[used] + hosts.overhead_s[used]).sum()
-    compute_s += (owner_weights * owners.ends_s).sum()
+    compute_s = mean(sizes[stage] * hosts.layer_s[used] + hosts.overhead_s[used])
+    ends_s = float((owner_weights * owners.ends_s).sum())
     # The chain is owners, stage 0, ..., the last stage, and owners again.
     up = _ringed(mean(1 / hosts.up_bytes_per_s[used]), float((owner_weights / owners.up_bytes_per_s).sum()))
     down = _ringed(mean(1 / hosts.down_bytes_per_s[used]), float((owner_weights / owners.down_bytes_per_s).sum()))
@@ -161,10 +211,13 @@ def _path_s(instance: Instance, used: Ints, stage: Ints, sizes: Ints, rates: Flo
     shares = np.vstack([owner_share, flat.reshape(num_stages, num_regions), owner_share])
     routes = region_routes(shares)
     pairs = (routes / instance.regions.pair_bytes_per_s).sum(axis=(1, 2))
-    latency_s = (routes * instance.regions.latency_s).sum()
-    forward = np.maximum(np.maximum(up[:-1], down[1:]), pairs).sum()
-    backward = np.maximum(np.maximum(up[1:], down[:-1]), pairs).sum()
-    return float(compute_s + boundary_bytes * (forward + backward) + 2 * latency_s)
+    latency_s = (routes * instance.regions.latency_s).sum(axis=(1, 2))
+    forward = np.maximum(np.maximum(up[:-1], down[1:]), pairs)
+    backward = np.maximum(np.maximum(up[1:], down[:-1]), pairs)
+    hops_s = boundary_bytes * (forward + backward) + 2 * latency_s
+    # Hop s + 1 and what follows come after stage s.
+    residence_s: Floats = ends_s + np.cumsum((compute_s + hops_s[1:])[::-1])[::-1]
+    return float(hops_s[0] + residence_s[0]), residence_s
 
 
 def _ringed(inner: Floats, owners: float) -> Floats:

@@ -1,4 +1,4 @@
-"""Hosts into the stages of a shape: longest-first, then moves and swaps that raise the slowest stage."""
+"""Hosts into the stages of a shape: sizes by the prices of its programme, stages longest-first, then local search."""
 
 from __future__ import annotations
 
@@ -6,133 +6,118 @@ import heapq
 
 import numpy as np
 
-from scheduler.planner.instance import Flags, Floats, Instance, Ints
-from scheduler.planner.shapes import Shape, fits, flows, preference
-
-_NOT_ALLOWED = -1.0
-_EVEN = 0.9995
-"""The slowest stage over the mean: not worth more moves."""
-_SWAP_WIDTH = 24
-"""Candidates on the slowest stage's side of a swap; eight times as many on the other."""
+from scheduler.planner.evaluator import Evaluation, host_rates, owners_reduce_s
+from scheduler.planner.improving import Filled, improve
+from scheduler.planner.instance import Assignment, Floats, Instance, Ints
+from scheduler.planner.links import separate
+from scheduler.planner.shapes import Shape
 
 
-def fill(instance: Instance, shape: Shape, moves: int, by_region: bool) -> Ints | None:
+def fill(instance: Instance, shape: Shape, size: Ints, moves: int) -> Assignment | None:
     """Place hosts.
 
     Args:
-        moves: at most so many improvements.
-        by_region: spread each region evenly, so that routes can stay inside it; costs some balance.
+        size: of each host; layers, 0 for those left out.
+        moves: at most so many improvements at each steepness.
 
     Returns:
-        The stage of each host, -1 for those left out; None where a stage gets no host.
+        A plan; None where a stage gets no host.
     """
     sizes = np.array(shape.sizes)
-    small, large = int(sizes.min()), int(sizes.max())
-    flow = {
-        size: np.where(fits(instance, size, shape.sync_s), flows(instance, size, shape.path_s), 0.0)
-        for size in (small, large)
-    }
+    kinds = np.unique(sizes)
+    rates = np.stack(
+        [_flows(instance, layers, shape.sync_s, float(shape.residence_s[layers])) for layers in kinds.tolist()]
+    )
     stage = np.full(instance.num_hosts, -1, dtype=np.int64)
-    turn = instance.hosts.region if by_region else np.zeros(instance.num_hosts, dtype=np.int64)
-    if small == large:
-        _longest_first(stage, turn, np.arange(instance.num_hosts), flow[small], 0, len(sizes))
-    else:
-        order, cut = _divide(flow[large], flow[small], sizes)
-        num_large = int((sizes == large).sum())
-        _longest_first(stage, turn, order[:cut], flow[large], 0, num_large)
-        _longest_first(stage, turn, order[cut:], flow[small], num_large, len(sizes))
-    if len(np.unique(stage[stage >= 0])) < len(sizes):
+    for number, layers in enumerate(kinds.tolist()):
+        hosts = np.flatnonzero((size == layers) & (rates[number] > 0))
+        _longest_first(stage, instance.hosts.region, hosts, rates[number], np.flatnonzero(sizes == layers))
+    kind_of_stage = np.searchsorted(kinds, sizes)
+    if len(np.unique(stage[stage >= 0])) < len(sizes) and not _every_stage(stage, rates, kind_of_stage):
         return None
-    if by_region:
-        return stage
-    rates = np.stack([flow[size] for size in sizes.tolist()])
-    _raise_slowest(stage, np.where(rates > 0, rates, _NOT_ALLOWED), moves)
-    return stage
+    filled = _filled(instance, stage, kind_of_stage, rates, sizes, shape.rate, shape.sync_s)
+    improve(filled, moves)
+    return _ordered(instance, Assignment(filled.stage, sizes))
 
 
-def _divide(large_flow: Floats, small_flow: Floats, sizes: Ints) -> tuple[Ints, int]:
-    """Hosts sorted by how much better they do with the large size, and how many of them get it."""
-    order = np.argsort(-preference(large_flow, small_flow), kind="stable")
-    num_large = int((sizes == sizes.max()).sum())
-    large = np.cumsum(large_flow[order])[:-1] / num_large
-    small = np.cumsum(small_flow[order][::-1])[::-1][1:] / (len(sizes) - num_large)
-    return order, int(np.minimum(large, small).argmax()) + 1
+def settle(instance: Instance, plan: Assignment, found: Evaluation, sync_s: float, moves: int) -> Assignment:
+    """Move hosts once more, each stage keeping microbatches as long as it was found to."""
+    sizes, residence_s = plan.sizes, found.stage_residence_s
+    pairs = zip(sizes.tolist(), residence_s.tolist(), strict=True)
+    rates = np.stack([_flows(instance, size, sync_s, stays_s) for size, stays_s in pairs])
+    totals = np.bincount(plan.stage[plan.stage >= 0], weights=found.host_rates[plan.stage >= 0], minlength=len(sizes))
+    wanted = float(np.average(totals, weights=sizes))
+    filled = _filled(instance, plan.stage.copy(), np.arange(len(sizes)), rates, sizes, wanted, sync_s)
+    improve(filled, moves)
+    return Assignment(filled.stage, sizes)
 
 
-def _longest_first(stage: Ints, turn: Ints, hosts: Ints, flow: Floats, first: int, last: int) -> None:
-    """Always to the slowest of the stages from `first` up to `last`, turn by turn the fastest host first; in place.
+def _filled(
+    instance: Instance, stage: Ints, kind: Ints, rates: Floats, sizes: Ints, wanted: float, sync_s: float
+) -> Filled:
+    return Filled(
+        stage=stage,
+        kind=kind,
+        rates=rates,
+        lines=instance.hosts.reduce_bytes_per_s,
+        group=separate(instance)[instance.hosts.region],
+        need_bytes=2 * instance.work.gradient_bytes * sizes.astype(np.float64),
+        batch=float(instance.work.global_batch),
+        overlapped=bool(instance.work.staleness),
+        target_stream_s=instance.work.global_batch / wanted,
+        target_sync_s=max(sync_s, owners_reduce_s(instance)),
+    )
+
+
+def _ordered(instance: Instance, plan: Assignment) -> Assignment:
+    """Stages whose hosts have the least memory for graphs come last, where they are kept for the shortest time."""
+    used = np.flatnonzero(plan.stage >= 0)
+    stage = plan.stage[used]
+    rates = host_rates(instance, used, plan.sizes[stage])
+    slots = instance.slots(used, plan.sizes[stage])
+    # How long all could be kept without a loss, on the average.
+    kept = np.bincount(stage, weights=slots, minlength=plan.num_stages)
+    room_s = kept / np.bincount(stage, weights=rates, minlength=plan.num_stages)
+    order = np.argsort(-room_s, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return Assignment(np.where(plan.stage < 0, -1, place[plan.stage]), plan.sizes[order])
+
+
+def _flows(instance: Instance, layers: int, sync_s: float, residence_s: float) -> Floats:
+    """Microbatches a second of each host with so many layers; 0 where they do not fit or would reduce too late."""
+    rows = np.arange(instance.num_hosts)
+    spans = np.full(instance.num_hosts, layers)
+    slots = np.maximum(instance.slots(rows, spans), 1)
+    limited = np.minimum(host_rates(instance, rows, spans), slots / residence_s)
+    in_time = instance.hosts.reduce_bytes_per_s * sync_s * (1 + 1e-9) >= layers * instance.work.gradient_bytes
+    return np.where(in_time & (instance.most_layers() >= layers), limited, 0.0)
+
+
+def _longest_first(stage: Ints, region: Ints, hosts: Ints, flow: Floats, numbers: Ints) -> None:
+    """Always to the slowest of the stages, the fastest host first; in place.
+
+    Region by region, so that each has its share in every stage and routes can stay inside it.
 
     Source: longest processing time first, for machine covering (Deuermeyer, Friesen and Langston 1982).
     """
-    waiting = [(0.0, number) for number in range(first, last)]
-    hosts = hosts[flow[hosts] > 0]
-    hosts = hosts[np.lexsort((-flow[hosts], turn[hosts]))]
+    waiting = [(0.0, number) for number in numbers.tolist()]
+    hosts = hosts[np.lexsort((-flow[hosts], region[hosts]))]
     for host, rate in zip(hosts.tolist(), flow[hosts].tolist(), strict=True):
         load, number = waiting[0]
         heapq.heapreplace(waiting, (load + rate, number))
         stage[host] = number
 
 
-def _raise_slowest(stage: Ints, rates: Floats, moves: int) -> None:
-    """Move a host to the slowest stage, or swap one with it, as long as the slowest rate rises; in place.
-
-    Args:
-        rates: stages x hosts; negative where a host cannot be in a stage.
-    """
-    num_stages = len(rates)
-    if num_stages < 2:
-        return
-    hosts = np.arange(len(stage))
-    own = np.where(stage >= 0, rates[stage, hosts], 0.0)
-    totals: Floats = np.zeros(num_stages)
-    np.add.at(totals, stage[stage >= 0], own[stage >= 0])
-    for _ in range(moves):
-        if totals.min() > _EVEN * totals.mean():
-            return
-        slowest = int(totals.argmin())
-        others = stage != slowest
-        ceiling = float(np.partition(totals, 1)[1])
-        floor = float(totals[slowest])
-        gained = rates[slowest]
-        movable = others & (gained > 0)
-        left = np.where(stage >= 0, totals[stage] - own, np.inf)
-        moved = np.where(movable, np.minimum(totals[slowest] + gained, left), _NOT_ALLOWED)
-        best_move = int(moved.argmax())
-        best, partner = min(float(moved[best_move]), ceiling), -1
-        if best < ceiling:
-            swapped, pair = _best_swap(stage, rates, own, totals, slowest, movable)
-            if min(swapped, ceiling) > best:
-                best, (best_move, partner) = min(swapped, ceiling), pair
-        if best <= floor * (1 + 1e-9):
-            return
-        _change(stage, rates, own, totals, best_move, slowest, partner)
-
-
-def _best_swap(
-    stage: Ints, rates: Floats, own: Floats, totals: Floats, slowest: int, movable: Flags
-) -> tuple[float, tuple[int, int]]:
-    """The best lower rate of the two stages after a swap; and who comes to the slowest, who goes."""
-    coming = np.flatnonzero(movable & (rates[slowest] > own.min(where=stage == slowest, initial=np.inf)))
-    going = np.flatnonzero(stage == slowest)
-    if not len(coming):
-        return _NOT_ALLOWED, (-1, -1)
-    going = going[np.argsort(own[going], kind="stable")][:_SWAP_WIDTH]
-    coming = coming[np.argsort(-totals[stage[coming]], kind="stable")][: _SWAP_WIDTH * 8]
-    places = stage[coming]
-    back = np.where(places[:, None] >= 0, rates[places[:, None], going[None, :]], 0.0)
-    here = totals[slowest] + rates[slowest, coming][:, None] - own[going][None, :]
-    there = np.where(places[:, None] >= 0, totals[places][:, None] - own[coming][:, None] + back, np.inf)
-    result = np.where(back < 0, _NOT_ALLOWED, np.minimum(here, there))
-    row, column = np.unravel_index(int(result.argmax()), result.shape)
-    return float(result[row, column]), (int(coming[row]), int(going[column]))
-
-
-def _change(stage: Ints, rates: Floats, own: Floats, totals: Floats, coming: int, slowest: int, going: int) -> None:
-    place = int(stage[coming])
-    for host, target in ((coming, slowest), (going, place)) if going >= 0 else ((coming, slowest),):
-        if stage[host] >= 0:
-            totals[stage[host]] -= own[host]
-        stage[host] = target
-        own[host] = rates[target, host] if target >= 0 else 0.0
-        if target >= 0:
-            totals[target] += own[host]
+def _every_stage(stage: Ints, rates: Floats, kind: Ints) -> bool:
+    """Give each empty stage the host that is missed least; in place. Whether that was possible."""
+    for number in range(len(kind)):
+        if (stage == number).any():
+            continue
+        counts = np.bincount(stage[stage >= 0], minlength=len(kind))
+        able = np.flatnonzero((rates[kind[number]] > 0) & ((stage < 0) | (counts[np.maximum(stage, 0)] > 1)))
+        if not len(able):
+            return False
+        own = np.where(stage[able] >= 0, rates[kind[np.maximum(stage[able], 0)], able], 0.0)
+        stage[able[int((rates[kind[number], able] - own).argmax())]] = number
+    return True

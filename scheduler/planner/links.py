@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_flow
+from scipy.sparse.csgraph import connected_components, maximum_flow
 
 from scheduler.planner.instance import Floats, Instance, Ints
 
 _UNITS = 1_000_000
 """Flows are whole numbers for the solver; this many for the rate asked for."""
+_THIN = 0.02
+"""A connection with a smaller share of a usual line."""
 
 
 def region_routes(shares: Floats) -> Floats:
@@ -32,6 +34,19 @@ def region_routes(shares: Floats) -> Floats:
     regions = np.arange(shares.shape[1])
     routes[:, regions, regions] += stays
     return routes
+
+
+def separate(instance: Instance) -> Ints:
+    """Groups of regions that had better keep their routes to themselves, the links between them being too thin.
+
+    Returns:
+        Of each region, the number of its group.
+    """
+    hosts, pair = instance.hosts, instance.regions.pair_bytes_per_s
+    line = float(np.median(np.minimum(hosts.up_bytes_per_s, hosts.down_bytes_per_s)))
+    joined = csr_array(np.minimum(pair, pair.T) >= _THIN * line)
+    groups: Ints = connected_components(joined, directed=False)[1].astype(np.int64)
+    return groups
 
 
 def routable_rate(instance: Instance, used: Ints, stage: Ints, rates: Floats, wanted: float) -> float:

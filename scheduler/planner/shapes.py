@@ -1,188 +1,213 @@
-"""Shapes worth trying: numbers and sizes of stages with a limit on all-reduces, most promising first by an estimate.
+"""Shapes worth trying: how many stages of each size, by a linear programme with fractions of hosts.
 
-The estimate takes hosts as a fluid: all that can hold a stage's layers and reduce them in time share the work evenly.
+The relaxation says how many stages of each size it would have, in fractions. The search starts from whole numbers
+beside them and goes to neighbours as long as the programme's rate rises.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import linprog
+from scipy.sparse import csr_array, vstack
 
-from scheduler.planner.evaluator import host_rates, owners_reduce_s, step_seconds
-from scheduler.planner.instance import Flags, Floats, Instance, Ints, Work
+from scheduler.planner.instance import Floats, Instance, Ints
+from scheduler.planner.relaxation import Spans, by_kind
 
-_SYNC_POINTS = 16
-_SAMPLE = 512
-"""Hosts that an estimate looks at."""
-_PATH_ROUNDS = 3
+Sizes = tuple[int, ...]
+"""Layers of each stage, large ones first."""
+_FEW = 128
+"""So many hosts are looked at one by one, more in classes."""
+_LINE_STEP = 1.3
+"""Lines of a class differ by less."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Shape:
     """What to fill with hosts.
 
     Attributes:
-        step_s: estimated.
         sizes: layers of each stage, large ones first.
         sync_s: hosts that would reduce their layers more slowly are left out.
-        path_s: expected; limits flows by what memory holds in flight.
+        residence_s: how long stages of each size keep a microbatch, expected; by size, 0 first.
+        rate: microbatches a second, with fractions of hosts.
+        taken: classes x sizes, 0 first: how many hosts of each class take each size.
     """
 
-    step_s: float
-    sizes: tuple[int, ...]
+    sizes: Sizes
     sync_s: float
-    path_s: float
+    residence_s: Floats
+    rate: float
+    taken: Floats
 
 
-def fits(instance: Instance, layers: int, sync_s: float) -> Flags:
-    """Hosts that hold so many layers and can reduce them in time."""
-    lines = instance.hosts.reduce_bytes_per_s
-    in_time: Flags = lines * sync_s >= layers * instance.work.gradient_bytes
-    return in_time & (instance.most_layers() >= layers)
+class Shapes:
+    """Searches shapes for one instance and one limit on all-reduces."""
 
+    def __init__(self, instance: Instance, sync_s: float, residence_s: Floats) -> None:
+        self._instance, self._sync_s, self._residence_s = instance, sync_s, residence_s
+        self._class_of = _classes(instance)
+        self._members = np.bincount(self._class_of)
+        number = len(self._members)
+        spans = Spans.of(instance, np.arange(instance.num_hosts))
+        spans = spans.take(spans.need_bytes <= 2 * sync_s * spans.lines * (1 + 1e-9))
+        slots = instance.slots(spans.host, spans.layers)
+        flows = np.minimum(spans.rates, slots / residence_s[spans.layers])
+        # One column for each class and size, with the means of those who can.
+        width = instance.work.num_layers + 1
+        key = self._class_of[spans.host] * width + spans.layers
+        counts = np.bincount(key, minlength=number * width)
+        columns = np.flatnonzero(counts)
+        self._class, self._layers = columns // width, columns % width
+        self._most = counts[columns].astype(np.float64)
+        self._flow = np.bincount(key, weights=flows, minlength=number * width)[columns] / self._most
+        self._line = np.bincount(key, weights=spans.lines, minlength=number * width)[columns] / self._most
+        self._found: dict[Sizes, Shape | None] = {}
 
-def flows(instance: Instance, layers: int, path_s: float) -> Floats:
-    """Microbatches a second of each host with so many layers; meaningless where they do not fit."""
-    rows = np.arange(instance.num_hosts)
-    spans = np.full(instance.num_hosts, layers)
-    slots = np.maximum(instance.slots(rows, spans), 1)
-    limited: Floats = np.minimum(host_rates(instance, rows, spans), slots / path_s)
-    return limited
+    def best(self, stages: Floats, tries: int) -> list[Shape]:
+        """Shapes, best first.
 
+        Args:
+            stages: of each size, in fractions, by size, 0 first; where to begin.
+            tries: programmes to solve.
+        """
+        waiting = self._rounded(stages)
+        seen: set[Sizes] = set()
+        while waiting and len(self._found) < tries:
+            for sizes in waiting:
+                if len(self._found) < tries:
+                    self._found[sizes] = self._solve(sizes)
+            fresh = next((shape for shape in self._ranked() if shape.sizes not in seen), None)
+            if fresh is None or len(seen) >= 4 + tries // 20:
+                break
+            seen.add(fresh.sizes)
+            waiting = [sizes for sizes in self._neighbours(fresh.sizes) if sizes not in self._found]
+        return self._ranked()
 
-def shapes(instance: Instance) -> list[Shape]:
-    """All equal cuts and all with two sizes, with every limit of a grid; most promising first."""
-    sample = _sampled(instance)
-    most = int(instance.most_layers().max(initial=0))
-    lines = instance.hosts.reduce_bytes_per_s
-    least_s = instance.work.gradient_bytes / float(lines.max())
-    longest_s = most * instance.work.gradient_bytes / float(lines.min())
-    cuts = _cuts(instance, most)
-    found: list[Shape] = []
-    for sync_s in np.geomspace(least_s, longest_s * 1.001, _SYNC_POINTS).tolist():
-        fluids = {layers: _Fluid.of(sample, layers, sync_s) for layers in range(1, most + 1)}
-        for (large, small), counts in cuts.items():
-            pair = _Pair.of(instance, sample, sync_s, fluids[large], fluids[small])
-            found.extend(shape for numbers in counts if (shape := pair.estimate(*numbers)) is not None)
-    return sorted(found, key=lambda shape: (shape.step_s, shape.sizes))
+    def sizes_of_hosts(self, shape: Shape) -> Ints:
+        """Of each host, the size it takes; 0 stands by.
 
+        Within a class, larger sizes get the faster lines.
+        """
+        size = np.zeros(self._instance.num_hosts, dtype=np.int64)
+        order = np.lexsort((-self._instance.hosts.reduce_bytes_per_s, self._class_of))
+        begins = np.concatenate([[0], np.cumsum(self._members)])
+        left = np.zeros(shape.taken.shape[1])
+        for number in np.flatnonzero(shape.taken.sum(axis=1) > 1e-9).tolist():
+            at, end = int(begins[number]), int(begins[number + 1])
+            for layers in np.flatnonzero(shape.taken[number])[::-1].tolist():
+                # What is less than a host is kept for the next class.
+                left[layers] += shape.taken[number, layers]
+                whole = min(int(left[layers] + 0.5), end - at)
+                left[layers] -= whole
+                size[order[at : at + whole]] = layers
+                at += whole
+        return size
 
-def _sampled(instance: Instance) -> Instance:
-    """Some of the hosts, evenly over the kinds: enough for an estimate of rates a host."""
-    hosts = instance.hosts
-    order = np.lexsort((hosts.reduce_bytes_per_s, hosts.layer_s, hosts.memory_bytes))
-    rows = order[np.linspace(0, len(order) - 1, min(len(order), _SAMPLE)).round().astype(np.int64)]
-    return replace(instance, hosts=hosts.take(rows))
+    def _ranked(self) -> list[Shape]:
+        return sorted((shape for shape in self._found.values() if shape), key=lambda shape: (-shape.rate, shape.sizes))
 
+    def _allowed(self, sizes: Sizes) -> bool:
+        wish = self._instance.work.num_stages
+        return len(sizes) <= self._instance.num_hosts and wish in (0, len(sizes))
 
-def _cuts(instance: Instance, most: int) -> dict[tuple[int, int], list[tuple[int, int]]]:
-    """For two sizes, large and small, every pair of numbers of them that covers the trunk; equal cuts have no large."""
-    total, wish = instance.work.num_layers, instance.work.num_stages
-    found: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for small in range(1, most + 1):
-        for large in range(small, most + 1):
-            for num_large in range(1, total // large + 1) if large > small else (0,):
-                num_small, rest = divmod(total - num_large * large, small)
-                stages = num_large + num_small
-                if not rest and num_small and stages <= instance.num_hosts and wish in (0, stages):
-                    found.setdefault((large, small), []).append((num_large, num_small))
-    return found
+    def _rounded(self, stages: Floats) -> list[Sizes]:
+        """Whole numbers beside the fractions: thresholds at which to round up, and the rest filled in."""
+        total = self._instance.work.num_layers
+        found: list[Sizes] = []
+        for threshold in np.linspace(0.05, 0.95, 10).tolist():
+            counts = np.floor(stages + 1 - threshold).astype(int)
+            sizes = [size for size in range(len(counts)) for _ in range(counts[size])]
+            while sum(sizes) > total and sizes:
+                over = sum(sizes) - total
+                sizes.remove(min(sizes, key=lambda size: (abs(size - over), size)))
+            if sum(sizes) < total:
+                sizes.extend(_parts(total - sum(sizes), max(sizes, default=1)))
+            found.append(_shape(sizes))
+        if not any(set(sizes) <= set(self._layers.tolist()) for sizes in found):
+            # The relaxation counts on hosts that are alone in their stages; equal cuts do without them.
+            found.extend(_shape(_parts(total, size)) for size in range(1, int(self._layers.max(initial=0)) + 1))
+        wish = self._instance.work.num_stages
+        if wish:
+            found.append(_shape([total // wish + (index < total % wish) for index in range(wish)]))
+        return [sizes for sizes in dict.fromkeys(found) if self._allowed(sizes)]
 
+    def _neighbours(self, sizes: Sizes) -> Iterator[Sizes]:
+        """A layer from one stage to another; two stages merged; one split; two sizes for two others."""
+        kinds = sorted(set(sizes))
+        largest = int(self._layers.max(initial=0))
+        found: dict[Sizes, None] = {}
+        for one in kinds:
+            rest = list(sizes)
+            rest.remove(one)
+            for other in sorted(set(rest)):
+                last = list(rest)
+                last.remove(other)
+                both = one + other
+                pairs = [[part, both - part] for part in range(1, both // 2 + 1) if both - part <= largest]
+                if both <= largest:
+                    pairs.append([both])
+                for pair in pairs:
+                    found[_shape([*last, *pair])] = None
+            for part in range(1, one // 2 + 1):
+                found[_shape([*rest, part, one - part])] = None
+        return (each for each in found if self._allowed(each))
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Fluid:
-    """Hosts with a size: flows (0 where it does not fit), and mean times of those who can.
-
-    Attributes:
-        hop_s: one stage's share of a route.
-        line: bytes/s in an all-reduce.
-    """
-
-    layers: int
-    flow: Floats
-    hop_s: float
-    line: float
-
-    @classmethod
-    def of(cls, instance: Instance, layers: int, sync_s: float) -> _Fluid:
-        hosts, work = instance.hosts, instance.work
-        rows: Ints = np.flatnonzero(fits(instance, layers, sync_s))
-        flow = np.zeros(instance.num_hosts)
-        if not len(rows):
-            return cls(layers, flow, 0.0, 1.0)
-        hops_s = layers * hosts.layer_s[rows] + hosts.overhead_s[rows]
-        hops_s = hops_s + 2 * work.boundary_bytes / hosts.reduce_bytes_per_s[rows]
-        hops_s = hops_s + 2 * float(np.diag(instance.regions.latency_s).mean())
-        spans = np.full(len(rows), layers)
-        rates = host_rates(instance, rows, spans)
-        slots = instance.slots(rows, spans)
-        limited = rates
-        for _ in range(_PATH_ROUNDS):
-            hop_s = float((limited * hops_s).sum() / limited.sum())
-            limited = np.minimum(rates, slots / (hop_s * work.num_layers / layers))
-        flow[rows] = limited
-        return cls(layers, flow, hop_s, float(hosts.reduce_bytes_per_s[rows].mean()))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Pair:
-    """Two sizes: hosts sorted by how much better they do with the large one.
-
-    Attributes:
-        large_flow: of the first n hosts together, with the large size.
-        small_flow: of the rest, with the small size.
-    """
-
-    work: Work
-    sync_s: float
-    large: _Fluid
-    small: _Fluid
-    large_flow: Floats
-    small_flow: Floats
-    num_hosts: float
-    owners_rate: float
-    owners_sync_s: float
-
-    @classmethod
-    def of(cls, instance: Instance, sample: Instance, sync_s: float, large: _Fluid, small: _Fluid) -> _Pair:
-        weight = instance.num_hosts / sample.num_hosts
-        order = np.argsort(-preference(large.flow, small.flow), kind="stable")
-        return cls(
-            instance.work,
-            sync_s,
-            large,
-            small,
-            weight * np.cumsum(large.flow[order]),
-            weight * np.cumsum(small.flow[order][::-1])[::-1],
-            weight * float(np.count_nonzero(np.maximum(large.flow, small.flow))),
-            float(instance.owners.rates(instance.work.boundary_bytes).sum()),
-            owners_reduce_s(instance),
+    def _solve(self, sizes: Sizes) -> Shape | None:
+        """The highest rate with fractions of hosts; None where some stage gets none."""
+        kinds, counts = np.unique(np.array(sizes), return_counts=True)
+        keep = np.flatnonzero(np.isin(self._layers, kinds))
+        if len(np.unique(self._layers[keep])) < len(kinds):
+            return None
+        kind = np.searchsorted(kinds, self._layers[keep])
+        need = 2 * self._instance.work.gradient_bytes
+        speed = 1 / float(self._flow[keep].max())
+        number, classes, columns = len(kinds), len(self._members), np.arange(len(keep))
+        # Rows: the hosts of each class; the rate of each size; its all-reduces, in layers' gradients.
+        rows = [self._class[keep], classes + kind, classes + number + kind, classes + np.arange(number)]
+        places = [columns, columns, columns, np.full(number, len(keep))]
+        toll = self._layers[keep] - self._sync_s / need * self._line[keep]
+        data = [np.ones(len(keep)), -self._flow[keep] * speed, toll, counts.astype(np.float64)]
+        matrix = csr_array(
+            (np.concatenate(data), (np.concatenate(rows), np.concatenate(places))),
+            shape=(classes + 2 * number, len(keep) + 1),
         )
-
-    def estimate(self, num_large: int, num_small: int) -> Shape | None:
-        """Of so many stages of each size."""
-        work, stages = self.work, num_large + num_small
-        if self.num_hosts < stages:
+        limits = np.concatenate([self._members, np.zeros(number), kinds * counts])
+        # Who can take a size can take all smaller ones.
+        partial = np.flatnonzero(self._most[keep] < self._members[self._class[keep]])
+        larger = (self._class[keep] == self._class[keep][partial, None]) & (kind >= kind[partial, None])
+        bounds = np.column_stack([np.zeros(len(keep) + 1), np.append(self._most[keep], np.inf)])
+        cost = np.append(np.zeros(len(keep)), -1.0)
+        if len(partial):
+            matrix = vstack([matrix, csr_array(np.pad(larger.astype(np.float64), ((0, 0), (0, 1))))]).tocsr()
+            limits = np.concatenate([limits, self._most[keep][partial]])
+        found = linprog(cost, A_ub=matrix, b_ub=limits, bounds=bounds, method="highs")
+        if found.x is None or found.x[-1] <= 0:
             return None
-        rate = float(self.small_flow[0]) / num_small
-        if num_large:
-            rate = float(np.minimum(self.large_flow[:-1] / num_large, self.small_flow[1:] / num_small).max(initial=0.0))
-        rate = min(rate, self.owners_rate)
-        if rate <= 0:
-            return None
-        path_s = num_large * self.large.hop_s + num_small * self.small.hop_s
-        largest = self.large if num_large else self.small
-        spread_s = 2 * (1 - stages / self.num_hosts) * largest.layers * work.gradient_bytes / largest.line
-        reduce_s = max(spread_s, self.sync_s if self.num_hosts > stages else 0.0, self.owners_sync_s)
-        step_s = step_seconds(work.staleness, work.global_batch / rate + path_s, reduce_s)
-        sizes = (self.large.layers,) * num_large + (self.small.layers,) * num_small
-        return Shape(step_s, sizes, self.sync_s, path_s)
+        taken = np.zeros((classes, self._instance.work.num_layers + 1))
+        taken[self._class[keep], self._layers[keep]] = found.x[:-1]
+        return Shape(sizes, self._sync_s, self._residence_s, float(found.x[-1] / speed), taken)
 
 
-def preference(large_flow: Floats, small_flow: Floats) -> Floats:
-    """How much better hosts do with the large size: those with the most of it take it, the exchange being at the same
-    rate for all (the fractional optimum for two sizes). Hosts that fit neither come last.
-    """
-    ratio: Floats = np.where(small_flow > 0, large_flow / np.maximum(small_flow, 1e-300), np.inf)
-    return np.where(large_flow > 0, ratio, 0.0)
+def _classes(instance: Instance) -> Ints:
+    """Of each host, the number of its class: hosts of a kind with about the same line, or few hosts one by one."""
+    order, kind = by_kind(instance)
+    classes = np.empty(len(order), dtype=np.int64)
+    number = np.arange(len(order))
+    if len(order) > _FEW:
+        line = np.round(np.log(instance.hosts.reduce_bytes_per_s[order]) / np.log(_LINE_STEP))
+        number = np.cumsum((np.diff(kind, prepend=kind[0]) != 0) | (np.diff(line, prepend=line[0]) != 0))
+    classes[order] = number
+    return classes
+
+
+def _shape(sizes: list[int]) -> Sizes:
+    return tuple(sorted(sizes, reverse=True))
+
+
+def _parts(total: int, largest: int) -> list[int]:
+    """Equal parts, as few as can be."""
+    number = -(-total // largest)
+    return [total // number + (index < total % number) for index in range(number)]

@@ -20,7 +20,9 @@ from scheduler.instructions import Record
 from scheduler.planner.instance import Instance, Owners, Regions, Work
 from scheduler.planner.intake import hosts_of
 from swarm.errors import ConfigError, RunError, UnknownKey
+from swarm.toml_text import to_toml
 from tests.support.plans import plan as make_plan
+from tests.support.runs import TINY_MODEL
 
 LAYER_S, ENDS_S, LINE, BOUNDARY = 0.3, 0.06, 1e6, 10.0
 
@@ -194,43 +196,36 @@ def test_peers_that_are_not_there_are_named() -> None:
         simulate(replace(asked, deaths=(Death(1.0, "ghost"),)))
 
 
+LINES = {"up_mbit": 80, "down_mbit": 80}
 SWARM = {
-    "hosts": [
-        {"name": f"h{number}", "memory_bytes": 1e9, "layer_s": 0.1, "up_bytes_per_s": 1e7, "down_bytes_per_s": 1e7}
-        for number in range(4)
-    ],
-    "owners": [{"name": "o", "ends_s": 0.01, "up_bytes_per_s": 1e7, "down_bytes_per_s": 1e7}],
-    "work": {
-        "num_layers": 2,
-        "layer_state_bytes": 1e6,
-        "graph_bytes": 1e4,
-        "working_bytes": 0.0,
-        "raw_boundary_bytes": 1e4,
-        "raw_gradient_bytes": 1e5,
-        "global_batch": 16,
-        "microbatch_tokens": 8,
-    },
+    "hosts": [{"name": "h", "count": 4, "memory_gib": 1, "layer_ms": 100, **LINES}],
+    "owners": [{"name": "o", "ends_ms": 10, **LINES}],
+}
+MODEL = {
+    "model": TINY_MODEL,
+    "data": {"context_tokens": 8},
+    "batch": {"microbatch_sequences": 1, "global_batch_microbatches": 16},
 }
 
 
 def test_a_swarm_is_read_from_a_file_planned_and_simulated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path, output = tmp_path / "swarm.json", tmp_path / "report.json"
+    path, model, output = tmp_path / "swarm.json", tmp_path / "run.toml", tmp_path / "report.json"
     path.write_text(json.dumps(SWARM))
-    verb(peers=path, family="", steps=2, microbatches=8, seed=1, churn_life_h=0.0, round_trip_ms=1.0, json=output)
+    model.write_text(to_toml(MODEL, {}))
+    asked: dict[str, Any] = {"family": "", "steps": 2, "microbatches": 8, "seed": 1, "churn_life_h": 0.0}
+    verb(peers=path, model=model, round_trip_ms=1.0, json=output, **asked)
     figures = json.loads(output.read_text())
     assert figures["microbatches"] == 16
     assert figures["tokens"] == [64, 64]
     assert figures["tokens_per_s"] == pytest.approx(figures["predicted_tokens_per_s"], rel=0.5)
     assert "tokens_per_s" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"S100.*--model"):
+        verb(peers=path, model=None, round_trip_ms=1.0, json=None, **asked)
 
 
 def test_swarms_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "swarm.json"
-    path.write_text(json.dumps({**SWARM, "work": {"layers": 3}}))
-    with pytest.raises(ConfigError, match=r"S100.*swarm\.json"):
-        of_file(path)
-    with pytest.raises(ConfigError, match="S100"):
-        of_file(tmp_path / "nothing.json")
+    with pytest.raises(ConfigError, match=r"S100.*nothing\.json"):
+        of_file(tmp_path / "nothing.json", tmp_path / "run.toml")
     with pytest.raises(UnknownKey, match=r"S101.*university"):
         of_family("palace", 4, 1)
 

@@ -41,8 +41,10 @@ def test_a_step_is_streaming_filling_and_reducing() -> None:
 
 
 def test_memory_limits_what_is_in_flight() -> None:
-    # One microbatch in each host: two a stage per trip of a microbatch.
-    assert evaluate(four_hosts(memory_bytes=110.0), PLAN).rate == pytest.approx(2 / 0.81)
+    # One microbatch in each host: two a stage for as long as the first stage keeps one, all but the first hop.
+    found = evaluate(four_hosts(memory_bytes=110.0), PLAN)
+    assert found.stage_residence_s == pytest.approx([0.61, 0.31])
+    assert found.rate == pytest.approx(2 / 0.61)
     with pytest.raises(ModelTooLarge, match="S121"):
         evaluate(four_hosts(memory_bytes=109.0), PLAN)
 
