@@ -24,7 +24,7 @@ MAX_WAITING = 4096
 """Frames of later steps that a host holds back; a plan's windows never come near."""
 
 
-_SMOOTHING = 0.1
+_SMOOTHING = 0.05
 
 
 class Host:

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 
 from swarm.plan import Plan
 
-WINDOW_MICROBATCHES = 8
+WINDOW_MICROBATCHES = 24
 """A window is over when every stage has counted so many for each of its replicas."""
-TOLERANCE = 1.25
+TOLERANCE = 1.33
 """Slower or faster by less than this is as measured."""
 
 

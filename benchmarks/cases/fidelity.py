@@ -2,9 +2,9 @@
 
 Every mix is a real swarm on this machine: its hosts take the time that stated devices would take for each layer, and in
 some mixes each peer is in a network namespace behind a line of a stated rate (root only). The prediction is the one
-that the scheduler made with the plan that held last, from what peers measured; the simulator gets the same measurements
-and the same plan. Steps under that plan are timed by their commits, without the first two; a mix's throughput is that of
-the median step.
+that the scheduler made with the plan that held last, from what peers measured; the simulator gets the same
+measurements and the same plan. Steps under that plan are timed by their commits, without the first two; a mix's
+throughput is that of the median step.
 """
 
 from __future__ import annotations

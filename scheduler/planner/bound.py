@@ -19,7 +19,6 @@ from scheduler.planner.relaxation import Prices, Relaxed, Spans, route_shares_s,
 
 _SAFE = 1 - 1e-9
 """Against rounding: the bound may be too loose by so much, never too tight."""
-_SPLITS = 60
 _SAMPLE = 192
 """Hosts that the linear programme looks at: prices are those of kinds of hosts, and there are fewer kinds."""
 _CLOSE_ENOUGH = 2e-3
@@ -54,7 +53,10 @@ class Box:
 
 
 class BoundSearch:
-    """Splits intervals for one instance; can be stopped and continued at any time."""
+    """Bounds every plan of an instance; can be stopped and continued at any time.
+
+    Source: Lagrangian relaxation, with the all-reduce in hivemind's closed form; the rest is this project's model.
+    """
 
     def __init__(self, instance: Instance, longest_s: float) -> None:
         """Begin.
@@ -193,21 +195,3 @@ def _cut(interval: _Interval) -> tuple[_Interval, _Interval]:
     low, high = interval
     middle = float(np.sqrt(max(low, high / 64) * high))
     return (low, middle), (middle, high)
-
-
-def throughput_bound(instance: Instance, known_tokens_per_s: float, splits: int = _SPLITS) -> float:
-    """Bound every plan.
-
-    Args:
-        known_tokens_per_s: of a plan that is there already; the bound is at least that.
-        splits: of the intervals: more are slower and tighter.
-
-    Returns:
-        Tokens per second.
-
-    Source: Lagrangian relaxation, with the all-reduce in hivemind's closed form; the rest is this project's model.
-    """
-    tokens = instance.work.global_batch * instance.work.microbatch_tokens
-    search = BoundSearch(instance, tokens / known_tokens_per_s)
-    search.split(splits, paths=True)
-    return max(search.tokens_per_s, known_tokens_per_s)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from scheduler.planner.bound import throughput_bound
+from scheduler.planner.bound import BoundSearch
 from scheduler.planner.evaluator import evaluate
 from scheduler.planner.heuristic import Certified, certified_plan
 from scheduler.planner.instance import Assignment, Hosts, Instance, Ints, Owners, Regions, Work
@@ -100,7 +100,10 @@ def test_the_bound_is_never_below_the_best_of_all_plans(instance: Instance) -> N
     assert found.evaluation.tokens_per_s <= best * (1 + 1e-9)
     assert best <= found.bound_tokens_per_s
     # However poor the plan that it starts from.
-    assert best <= throughput_bound(instance, best / 50)
+    search = BoundSearch(instance, 50 * instance.work.global_batch * instance.work.microbatch_tokens / best)
+    for splits, paths in ((0, False), (10, False), (10, True), (40, True)):
+        search.split(splits, paths)
+        assert best <= search.tokens_per_s
 
 
 @settings(max_examples=20, deadline=None)

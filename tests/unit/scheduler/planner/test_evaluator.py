@@ -9,6 +9,7 @@ import pytest
 
 from scheduler.planner.evaluator import evaluate, reduce_fractions
 from scheduler.planner.instance import Assignment, Hosts, Instance, Owners, Regions, Work
+from scheduler.planner.links import separate
 from swarm.errors import ModelTooLarge, RunError
 
 
@@ -60,3 +61,22 @@ def test_fractions_let_all_members_finish_together() -> None:
     assert shares.sum() == pytest.approx(1)
     assert (1 + shares) / lines == pytest.approx(np.full(3, 4 / 16))
     assert reduce_fractions(np.array([1.0, 100.0, 100.0]))[0] == pytest.approx(0)
+
+
+def test_routes_stay_at_home_where_links_between_regions_are_thin() -> None:
+    instance = four_hosts()
+    # Hosts a and c are in one region, b and d in the other; d computes one layer a second, the lines allow five.
+    slow = replace(instance.hosts, layer_s=np.array([0.1, 0.1, 0.1, 1.0]), region=np.array([0, 1, 0, 1]))
+    thin = Regions(np.zeros((2, 2)), np.array([[np.inf, 1e-3], [1e-3, np.inf]]))
+    found = evaluate(replace(instance, hosts=slow, regions=thin), PLAN)
+    assert found.rate == pytest.approx(5 + 1)
+    # Host b gets no more than d can take from it.
+    assert found.host_rates == pytest.approx([5, 1, 5, 1])
+
+
+def test_regions_with_thin_links_are_separate() -> None:
+    instance = four_hosts()
+    pair = np.array([[np.inf, 5.0, 0.1], [5.0, np.inf, 0.1], [0.1, 0.1, np.inf]])
+    apart = replace(instance, regions=Regions(np.zeros((3, 3)), pair))
+    first, second, third = separate(apart).tolist()
+    assert first == second != third
