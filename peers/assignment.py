@@ -114,7 +114,8 @@ class Assignment:
         else:
             if self._shard is None:
                 raise RunError("the plan makes this peer an owner without a shard", "join again with --data PATH")
-            self._owner = Owner(self._place, plan, self._shard, self._cursor.load(), member, stage)
+            cursor = self._cursor.load() if plan.first_step == 0 else self._loads[span].next_cursor
+            self._owner = Owner(self._place, plan, self._shard, cursor, member, stage)
         if plan.first_step == 0:
             digest = await self._place.compute.run(Priority.STEP, stage.digest)
             self._place.report(StageReady(plan=plan.number, stage=group, step=plan.first_step, digest=digest))

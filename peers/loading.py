@@ -40,6 +40,7 @@ class Loading:
     def __init__(self, order: PrepareGroup, place: Workplace) -> None:
         self.transfer = order.transfer
         self.span: Span = (order.first_layer, order.last_layer)
+        self.next_cursor = order.next_cursor
         self._order = order
         self._place = place
         self._norms: dict[int, float] = {}

@@ -19,7 +19,6 @@ from peers.probe import (
     usable_memory_bytes,
     within,
 )
-from peers.shelf import Shelf
 from peers.workplace import Workplace
 from swarm.admission import Invite, unseal
 from swarm.config import NodeConfig, RunConfig
@@ -33,6 +32,7 @@ from swarm.net.directory import LIFETIME_S, Directory, expiry
 from swarm.net.endpoint import Endpoint
 from swarm.net.outbox import Outbox, unpack
 from swarm.net.probing import answer_probes
+from swarm.net.shelf import Shelf
 from swarm.plan import Plan
 from swarm.training.compute import Compute, Priority
 from swarm.training.device import Device

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from peers.shelf import Shelf
 from swarm.config import RunConfig
 from swarm.model.blueprint import Layout
 from swarm.net.allreduce import StrictRounds
 from swarm.net.endpoint import Endpoint
+from swarm.net.shelf import Shelf
 from swarm.training.compute import Compute
 from swarm.training.device import Device
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +35,12 @@ CREATE TABLE IF NOT EXISTS weights (
 CREATE TABLE IF NOT EXISTS losses (peer TEXT NOT NULL, step INTEGER NOT NULL, problem TEXT NOT NULL);
 """
 _TABLES = ("run", "admissions", "plans", "steps", "work", "hops", "gradients", "weights", "losses")
+
+_KEPT_BY_REWIND = {
+    **dict.fromkeys(("steps", "work", "hops", "gradients"), "step < :steps"),
+    "weights": "num_steps <= :steps",
+}
+"""Rows about steps that are computed again go; all others stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +81,7 @@ class AuditLog:
         self._path = path
         self._weights: list[tuple[int, int, str, str]] = []
         try:
-            self._connection = sqlite3.connect(path, check_same_thread=False)
-            self._connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
-            self._protect()
+            self._connection = self._open()
             known = self._connection.execute("SELECT fingerprint FROM run").fetchone()
         except sqlite3.DatabaseError as error:
             raise CheckpointCorrupt(f"{path} is not an audit log ({error})", "restore it from a backup") from None
@@ -89,13 +94,16 @@ class AuditLog:
                 "make a new run with `swarm init` instead of changing run.toml",
             )
 
-    def _protect(self) -> None:
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, check_same_thread=False)
+        connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
         for table in _TABLES:
             for verb in ("UPDATE", "DELETE"):
-                self._connection.execute(
+                connection.execute(
                     f"CREATE TRIGGER IF NOT EXISTS no_{verb.lower()}_{table} BEFORE {verb} ON {table} "
                     "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
                 )
+        return connection
 
     def append_step(self, record: Record, term: int, now_s: float) -> None:
         """Make a step durable; returns when it is on the disk. Raises CheckpointError where the disk refuses."""
@@ -159,6 +167,44 @@ class AuditLog:
                 return False
             transaction.execute("INSERT INTO admissions VALUES (?, ?, ?)", (nonce, peer, now_s))
         return True
+
+    @property
+    def last_term(self) -> int:
+        """Of the leader that committed last; 0 before the first."""
+        return self._largest("term", "steps")
+
+    @property
+    def last_plan(self) -> int:
+        """The number of the newest plan; 0 before the first."""
+        return self._largest("number", "plans")
+
+    def _largest(self, column: str, table: str) -> int:
+        found: int = self._connection.execute(f"SELECT COALESCE(MAX({column}), 0) FROM {table}").fetchone()[0]  # noqa: S608
+        return found
+
+    def rewind(self, num_steps: int) -> None:
+        """Go on after so many steps: later ones will be computed again. The old file stays beside the new one."""
+        if self.num_steps <= num_steps:
+            return
+        with self._connection as transaction:
+            self._flush_weights(transaction)
+        old = self._path.with_name(f"{self._path.stem}-until-step-{self.num_steps}-term-{self.last_term}.sqlite")
+        new = self._path.with_name(f"{self._path.stem}-rewound.sqlite")
+        new.unlink(missing_ok=True)
+        with sqlite3.connect(old) as backup:
+            self._connection.backup(backup)
+        with contextlib.closing(sqlite3.connect(new)) as fresh:
+            fresh.executescript(_SCHEMA)
+            fresh.execute("ATTACH ? AS old", (str(old),))
+            for table in _TABLES:
+                kept = _KEPT_BY_REWIND.get(table, "1")
+                fresh.execute(f"INSERT INTO main.{table} SELECT * FROM old.{table} WHERE {kept}", {"steps": num_steps})  # noqa: S608
+            fresh.commit()
+        self._connection.close()
+        for suffix in ("-wal", "-shm"):  # of the file that gives way
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+        new.replace(self._path)
+        self._connection = self._open()
 
     @property
     def num_steps(self) -> int:

@@ -24,6 +24,7 @@ from scheduler.instructions import (
 )
 from scheduler.membership import Roster
 from scheduler.plan_changes import PlanChanges
+from scheduler.restart import Restart
 from scheduler.run_dir import RunDir
 from scheduler.status import Event, Status, plan_json
 from scheduler.step import StepLeader
@@ -47,6 +48,7 @@ from swarm.wire.messages import (
     Heartbeat,
     MicrobatchDone,
     Orders,
+    PrepareGroup,
     Reports,
     RoundFailed,
     RoundReduced,
@@ -75,7 +77,7 @@ class Conductor:
     roster: Roster
     status: Status
     tell: Event
-    term: int
+    restart: Restart
     changes: PlanChanges
     sealed_plan: bytes = b""
     _plan: Plan | None = None
@@ -84,7 +86,6 @@ class Conductor:
     _events: asyncio.Queue[Callable[[], list[Instruction]]] = field(default_factory=asyncio.Queue)
     _ready: dict[tuple[int, str], str] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _cursors: dict[str, int] = field(default_factory=dict)
     _collecting: set[asyncio.Task[None]] = field(default_factory=set)
     _halted: Halt | None = None
     _finished: bool = False
@@ -103,19 +104,41 @@ class Conductor:
             StageWithoutHost: the last member of a group left while building.
             RunError: replicas built different weights.
         """
-        self._send_plan(plan)
+        self._plan = plan
+        if plan.first_step:
+            self._have_it_loaded(plan)
+        else:
+            self._send_plan(plan)
         self.status.phase = "members build their layers"
         while missing := self._still_building():
             self.tell({"event": "building", "missing": missing})
             self._changed.clear()
             await self._changed.wait()
         assert self._plan is not None
+        if self._plan.first_step:
+            self._send_plan(self._plan)
         for stage, peers in enumerate(self._plan.groups):
             if len({self._ready[stage, peer] for peer in peers}) > 1:
                 raise RunError(
                     f"the replicas of stage {stage} built different weights from one seed",
                     "run the same torch version and processor kind in a stage",
                 )
+
+    def _have_it_loaded(self, plan: Plan) -> None:
+        """A run that goes on: everybody fetches the checkpoint from us."""
+        for group, peers in enumerate(plan.groups):
+            first_layer, last_layer = plan.span_of(group)
+            for peer in peers:
+                order = PrepareGroup(
+                    term=self.term,
+                    transfer=0,
+                    num_steps=plan.first_step,
+                    first_layer=first_layer,
+                    last_layer=last_layer,
+                    next_cursor=self.restart.cursors.get(peer, 0),
+                    donors=(self.identity.peer_id,),
+                )
+                self._outbox(peer).post(order)
 
     def _still_building(self) -> int:
         assert self._plan is not None
@@ -139,9 +162,10 @@ class Conductor:
             term=self.term,
             global_batch=self.config.batch.global_batch_microbatches,
             microbatch_tokens=self.config.microbatch_tokens,
-            next_step=0,
+            next_step=self.restart.next_step,
             num_steps=self.config.schedule.steps,
             checkpoint_every_steps=self.config.schedule.checkpoint_every_steps,
+            cursors=dict(self.restart.cursors),
         )
         self.changes.begin(self._plan)
         self.changes.wake = lambda: self._events.put_nowait(list)
@@ -189,6 +213,11 @@ class Conductor:
             await self.endpoint.request(peer, Orders(items=(codec.encode(farewell),)))
 
     @property
+    def term(self) -> int:
+        """Of this leader; part of all it sends."""
+        return self.restart.term
+
+    @property
     def _heard_of(self) -> set[str]:
         return set(self._outboxes) | set(self.roster.hosts) | set(self.roster.owners)
 
@@ -228,8 +257,6 @@ class Conductor:
 
     async def _record(self, record: Record) -> None:
         await asyncio.to_thread(self.log.append_step, record, self.term, time.time())
-        for owner, done in record.work:
-            self._cursors[owner] = max(self._cursors.get(owner, 0), done.cursor + 1)
         self.tell(self.status.on_step(record))
         assert self._plan is not None
         self.changes.committed(self._plan, [done.route for _, done in record.work])
@@ -244,12 +271,14 @@ class Conductor:
         self._events.put_nowait(self._leader.checked)
 
     def _start_collecting(self, applied: Applied) -> None:
-        task = asyncio.create_task(self._collect(applied.plan, applied.num_steps))
+        assert self._leader is not None
+        cursors = dict(self._leader.cursors)  # of now: the next step may be committed while this one is fetched
+        task = asyncio.create_task(self._collect(applied.plan, applied.num_steps, cursors))
         self._collecting.add(task)
         if applied.num_steps < self.config.schedule.steps:  # the last one's error ends the run, so `lead` awaits it
             task.add_done_callback(self._collecting.discard)
 
-    async def _collect(self, plan: Plan, num_steps: int) -> None:
+    async def _collect(self, plan: Plan, num_steps: int, cursors: dict[str, int]) -> None:
         assert self._leader is not None
         try:
             folder = await collect(
@@ -259,7 +288,7 @@ class Conductor:
                 plan,
                 frozenset(self._leader.lost),
                 num_steps,
-                dict(self._cursors),
+                cursors,
                 self.run_dir.tokenizer_of(self.config).to_json(),
                 self.run_dir.checkpoints,
             )
@@ -316,7 +345,9 @@ class Conductor:
             self._events.put_nowait(lambda: leader.peer_lost(peer))
         elif self._plan is not None and self._plan.groups_of(peer):
             self._ready = {key: digest for key, digest in self._ready.items() if key[1] != peer}
-            self._send_plan(self._plan.without(frozenset({peer}), 0))
+            self._plan = self._plan.without(frozenset({peer}), self._plan.first_step)
+            if not self._plan.first_step:
+                self._send_plan(self._plan)
         self._changed.set()
 
     async def _on_reports(self, delivery: Delivery) -> Reply:
@@ -332,6 +363,8 @@ class Conductor:
         elif isinstance(report, StageReady):
             self._ready[report.stage, peer] = report.digest
             self._changed.set()
+        elif isinstance(report, GroupLoaded) and self._leader is None:
+            self._on_checkpoint_loaded(peer, report)
         elif isinstance(report, SuspectPeer):
             self.tell({"event": "suspect", "peer": report.peer, "by": peer, "problem": report.problem})
             if report.peer in self._outboxes:
@@ -339,6 +372,12 @@ class Conductor:
         elif self._leader is not None:
             leader = self._leader
             self._events.put_nowait(lambda: self._lead_on(leader, peer, report))
+
+    def _on_checkpoint_loaded(self, peer: str, report: GroupLoaded) -> None:
+        group = None if self._plan is None else self._plan.group_of((report.first_layer, report.last_layer))
+        if group is not None:
+            self._ready[group, peer] = report.digest
+            self._changed.set()
 
     def _lead_on(self, leader: StepLeader, peer: str, report: object) -> list[Instruction]:
         match report:

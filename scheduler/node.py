@@ -14,6 +14,7 @@ from scheduler.drafting import Draft
 from scheduler.membership import Roster
 from scheduler.plan_changes import PlanChanges, Planner
 from scheduler.reception import Reception
+from scheduler.restart import Restart, restart_of
 from scheduler.run_dir import RunDir, make_certificate
 from scheduler.status import Event, Status
 from scheduler.survey import Survey, survey
@@ -27,7 +28,7 @@ from swarm.net.directory import LIFETIME_S, Directory, expiry
 from swarm.net.endpoint import Endpoint
 from swarm.net.libp2p import Libp2pTransport, start_daemon
 from swarm.plan import Plan
-from swarm.wire.messages import LeaderRecord
+from swarm.wire.messages import FetchState, LeaderRecord, ListState
 from swarm.wire.payloads import PayloadRules
 
 _STATUS_S = 1.0
@@ -100,13 +101,15 @@ class Node:
                 self.conductor.tell(self.status.progress())
 
     async def _first_plan(self) -> Plan:
-        changes = self.conductor.changes
+        changes, restart = self.conductor.changes, self.conductor.restart
         question = changes.survey()
         for note in question.notes:
             self.conductor.tell({"event": "warning", "problem": note})
         found = await asyncio.to_thread(changes.planner, question.instance)
         self.status.certify(found.evaluation.tokens_per_s, found.bound_tokens_per_s, question)
-        return changes.draft.plan(question.instance, found.assignment, number=1, first_step=0)
+        return changes.draft.plan(
+            question.instance, found.assignment, number=restart.plan_number, first_step=restart.next_step
+        )
 
 
 @asynccontextmanager
@@ -118,6 +121,7 @@ async def opened(
     min_owners: int,
     num_stages: int,
     planner: Planner,
+    resume: bool,
     tell: Event,
 ) -> AsyncIterator[Node]:
     """Start the scheduler of a run.
@@ -126,7 +130,8 @@ async def opened(
         host, port: to listen on; port 0 lets the system choose.
         min_hosts, min_owners: the run begins when so many are here.
         num_stages: the admin's wish; 0 leaves it to the planner.
-        planner: decides on the first plan.
+        planner: decides on plans.
+        resume: go on at the newest checkpoint of a run that has steps.
         tell: shows people and programs what happens.
 
     Raises:
@@ -140,10 +145,11 @@ async def opened(
     with exclusive(run_dir.root, "stop it; a run has one scheduler"):
         log = AuditLog(run_dir.audit, config.fingerprint, config.to_json())
         try:
-            if log.num_steps:
-                raise RunError(
-                    f"{run_dir.root} has {log.num_steps} committed steps already", "make a new run with `swarm init`"
-                )
+            if log.num_steps and not resume:
+                raise RunError(f"{run_dir.root} has {log.num_steps} committed steps", "go on with `swarm resume`")
+            restart = restart_of(run_dir, config, log) if resume else Restart()
+            if restart.next_step >= config.schedule.steps:
+                raise RunError(f"the run in {run_dir.root} is finished", "take it along with `swarm export`")
             p2p = await start_daemon(run_dir.scheduler_key, host, port, ())
             membership = Membership(config.fingerprint, config.admin_public_key)
             certificate = make_certificate(config, admin, identity.peer_id, ("scheduler",))
@@ -159,11 +165,14 @@ async def opened(
                 draft = Draft(config.fingerprint, model_layout.trunk.first)
                 changes = PlanChanges(roster, draft, survey_now, planner, tell)
                 conductor = Conductor(
-                    run_dir, config, model_layout, identity, endpoint, log, roster, status, tell, 1, changes
+                    run_dir, config, model_layout, identity, endpoint, log, roster, status, tell, restart, changes
                 )
                 reception = Reception(
                     run_dir, config, admin, log, roster, status, directory, membership, tell, conductor.newcomer
                 )
+                shelf = restart.shelf(model_layout)
+                endpoint.on_request(ListState, shelf.list)
+                endpoint.on_request(FetchState, shelf.fetch)
                 await endpoint.start()
                 yield Node(
                     config,

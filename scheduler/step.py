@@ -92,6 +92,7 @@ class StepLeader:
         next_step: the step to begin with.
         num_steps: the run ends after this many.
         checkpoint_every_steps: members keep a snapshot after every so many.
+        cursors: by owner, the first microbatch of its shard that no committed step has used.
     """
 
     plan: Plan
@@ -101,6 +102,7 @@ class StepLeader:
     next_step: int
     num_steps: int
     checkpoint_every_steps: int
+    cursors: dict[str, int] = field(default_factory=dict)
     phase: Phase = Phase.OPEN
     step: int = 0
     round: int = 0
@@ -315,7 +317,10 @@ class StepLeader:
         return [*instructions, CheckPeers(peers)]
 
     def _commit(self, grad_norm: float) -> list[Instruction]:
-        instructions: list[Instruction] = [self._record(grad_norm)]
+        record = self._record(grad_norm)
+        for owner, done in record.work:
+            self.cursors[owner] = max(self.cursors.get(owner, 0), done.cursor + 1)
+        instructions: list[Instruction] = [record]
         checkpoint = self._takes_checkpoint()
         for stage, peer in self._members():
             order = CommitStep(
@@ -426,7 +431,7 @@ class StepLeader:
             del self._applying[step]
             digests = tuple(applying.digests[stage] for stage in sorted(applying.digests))
             instructions.append(Applied(step + 1, digests, applying.plan, applying.checkpoint))
-            instructions += self._change.all_applied(step + 1, self.plan, self.lost)
+            instructions += self._change.all_applied(step + 1, self.plan, self.lost, self.cursors)
         if self.phase is Phase.FINISHED and not self._applying:
             instructions.append(Finish())
         return instructions

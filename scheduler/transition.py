@@ -17,6 +17,7 @@ the change itself, for the last averages.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from scheduler.instructions import Instruction, PlanChangeOff, Send
@@ -99,7 +100,7 @@ class Transition:
             return True
         return self.stage is Stage.LOADING and min(self._reached.values()) > step - MAX_LAG_STEPS
 
-    def prepare(self, plan: Plan, lost: set[str]) -> list[Instruction]:
+    def prepare(self, plan: Plan, lost: set[str], cursors: Mapping[str, int]) -> list[Instruction]:
         """Every member has its copy: movers may fetch it."""
         self.stage = Stage.LOADING
         instructions: list[Instruction] = []
@@ -116,6 +117,7 @@ class Transition:
                 num_steps=self.copied_steps,
                 first_layer=span[0],
                 last_layer=span[1],
+                next_cursor=cursors.get(peer, 0),
                 donors=tuple(sorted(set(donors))),
             )
             instructions.append(Send(peer, order))
@@ -213,12 +215,16 @@ class PlanChange:
             return []
         return self._call_off("a peer loaded other weights than the group holds")
 
-    def all_applied(self, num_steps: int, plan: Plan, lost: set[str]) -> list[Instruction]:
-        """Every member holds the state after so many steps, and its copy if one was wanted."""
+    def all_applied(self, num_steps: int, plan: Plan, lost: set[str], cursors: Mapping[str, int]) -> list[Instruction]:
+        """Every member holds the state after so many steps, and its copy if one was wanted.
+
+        Args:
+            cursors: by owner, the first microbatch that no committed step has used.
+        """
         transition = self._transition
         if transition is None or transition.stage is not Stage.COPYING or transition.copied_steps != num_steps:
             return []
-        return transition.prepare(plan, lost)
+        return transition.prepare(plan, lost, cursors)
 
     def after_commit(self, step: int, grad_norm: float, plan: Plan) -> tuple[Plan, list[Instruction]]:
         """A step was committed: the plan that holds from the next one on, and what movers are told."""

@@ -1,4 +1,4 @@
-"""`swarm init`, `swarm invite`, `swarm scheduler`, `swarm status`."""
+"""`swarm init`, `swarm invite`, `swarm scheduler`, `swarm resume`, `swarm status`."""
 
 from __future__ import annotations
 
@@ -60,18 +60,59 @@ def invite(
     typer.echo(make_invite(run_config, admin, folder.addresses(), roles, uses, expires_days * _DAY_S))
 
 
+_Hosts = Annotated[int, typer.Option(min=1, help="Begin when so many hosts are here.")]
+_Owners = Annotated[int, typer.Option(min=1, help="Begin when so many data owners are here.")]
+_Stages = Annotated[int, typer.Option(min=0, help="Cut the trunk into so many stages; 0: the planner decides.")]
+_Planner = Annotated[Planning, typer.Option(help="How peers are placed; uniform, for comparison.")]
+_Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")]
+_Port = Annotated[int, typer.Option(min=0, max=65535, help="TCP port to listen on; 0 lets the system choose.")]
+_Invites = Annotated[Path | None, typer.Option(help="Write invites here, instead of into the run's folder.")]
+_Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+
+
 def scheduler(
     run_dir: Annotated[Path, typer.Argument(help="The run's folder, from `swarm init`.")],
-    hosts: Annotated[int, typer.Option(min=1, help="Begin when so many hosts are here.")] = 2,
-    owners: Annotated[int, typer.Option(min=1, help="Begin when so many data owners are here.")] = 1,
-    stages: Annotated[int, typer.Option(min=0, help="Cut the trunk into so many stages; 0: the planner decides.")] = 0,
-    planner: Annotated[Planning, typer.Option(help="How peers are placed; uniform, for comparison.")] = Planning.best,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port to listen on; 0 lets the system choose.")] = 0,
-    invites: Annotated[Path | None, typer.Option(help="Write invites here, instead of into the run's folder.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    hosts: _Hosts = 2,
+    owners: _Owners = 1,
+    stages: _Stages = 0,
+    planner: _Planner = Planning.best,
+    host: _Host = "127.0.0.1",
+    port: _Port = 0,
+    invites: _Invites = None,
+    json: _Json = False,
 ) -> None:
     """Run the admin's node: admit peers, plan, lead the steps, keep the audit log and the checkpoints."""
+    _lead(run_dir, hosts, owners, stages, planner, host, port, invites, json, resume=False)
+
+
+def resume(
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a run that was stopped or killed.")],
+    hosts: _Hosts = 2,
+    owners: _Owners = 1,
+    stages: _Stages = 0,
+    planner: _Planner = Planning.best,
+    host: _Host = "127.0.0.1",
+    port: _Port = 0,
+    invites: _Invites = None,
+    json: _Json = False,
+) -> None:
+    """Go on with a run at its newest checkpoint, on any number of peers; they join again as they did."""
+    _lead(run_dir, hosts, owners, stages, planner, host, port, invites, json, resume=True)
+
+
+def _lead(
+    run_dir: Path,
+    hosts: int,
+    owners: int,
+    stages: int,
+    planner: Planning,
+    host: str,
+    port: int,
+    invites: Path | None,
+    json: bool,
+    *,
+    resume: bool,
+) -> None:
     from scheduler.run_dir import RunDir, make_invite
 
     folder = RunDir(run_dir)
@@ -112,7 +153,7 @@ def scheduler(
 
     async def main() -> None:
         plan = certified_plan if planner is Planning.best else uniform_plan
-        async with opened(folder, host, port, hosts, owners, stages, plan, tell) as node:
+        async with opened(folder, host, port, hosts, owners, stages, plan, resume, tell) as node:
             write_invites(node)
             await node.run()
             tell({"event": "finished", "checkpoint": node.status.checkpoint})

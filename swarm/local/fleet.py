@@ -265,6 +265,13 @@ class Fleet:
         for index in range(self.num_hosts):
             self.join(f"host-{index}", Path(invites["host"]))
 
+    def resume(self, num_hosts: int, num_owners: int) -> dict[str, Path]:
+        """Start the scheduler of a run whose processes are gone again; returns its new invites by role."""
+        arguments = ["resume", str(self.run_dir), "--json", "--hosts", str(num_hosts), "--owners", str(num_owners)]
+        self.programs.clear()
+        self.start_program("scheduler", arguments)
+        return {role: Path(path) for role, path in self.scheduler.wait_for("listening")["invites"].items()}
+
     def join(self, name: str, invite: Path, *options: str) -> Program:
         """Start one more peer."""
         state = str(self.folder / name)

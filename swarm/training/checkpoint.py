@@ -177,8 +177,12 @@ class CheckpointReader:
         Raises:
             CheckpointCorrupt: the file is damaged, gone or not in the manifest.
         """
-        tensors: dict[str, Tensor] = safetensors.torch.load(self._verified(f"{name}.safetensors"))
+        tensors: dict[str, Tensor] = safetensors.torch.load(self.part_file(name))
         return tensors
+
+    def part_file(self, name: str) -> bytes:
+        """One part as it is in its file; errors as `part`."""
+        return self._verified(f"{name}.safetensors")
 
     def tensors(self, kind: Kind, parameter_names: Iterable[str]) -> dict[str, Tensor]:
         """The weights of some parameters, or what the optimizer remembers of them.

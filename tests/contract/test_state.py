@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from peers.shelf import Shelf
+from swarm.net.shelf import Shelf
 from swarm.errors import CheckpointCorrupt, CheckpointMissing, SwarmError
 from swarm.model.spans import ENDS
 from swarm.net.channel import Delivery, Reply

@@ -67,6 +67,7 @@ class PrepareGroup:
         transfer: number of the plan change that needs it.
         num_steps: donors keep the state after so many steps.
         first_layer, last_layer: half-open span of trunk layers; both 0 for the ends.
+        next_cursor: for the ends: first microbatch of the receiver's shard that no committed step has used.
         donors: members that hold some of it.
     """
 
@@ -75,10 +76,12 @@ class PrepareGroup:
     num_steps: int
     first_layer: int
     last_layer: int
+    next_cursor: int
     donors: tuple[str, ...]
 
     def __post_init__(self) -> None:
         natural(num_steps=self.num_steps, first_layer=self.first_layer, last_layer=self.last_layer)
+        natural(next_cursor=self.next_cursor)
 
 
 @message(77)

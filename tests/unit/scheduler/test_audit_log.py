@@ -150,3 +150,30 @@ def test_an_invite_is_used_up_by_peers_not_by_visits(tmp_path: Path) -> None:
     assert not again.admit(b"n", "c", 2, 4.0)
     assert again.admit(b"n", "a", 2, 4.0)
     again.close()
+
+
+def test_a_rewound_log_goes_on_and_keeps_what_it_lost(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.sqlite", "f", "{}")
+    for step in range(5):
+        log.append_step(record(step), 2, 0.0)
+        log.note_weights(step + 1, 0, "a", f"w{step}")
+    log.append_plan(3, 0, 1.0)
+    assert log.admit(b"nonce", "a", 1, 0.0)
+    assert (log.last_term, log.last_plan) == (2, 3)
+    log.rewind(2)
+    assert (log.num_steps, log.last_plan) == (2, 3)
+    assert not log.admit(b"nonce", "b", 1, 0.0), "spent invites stay spent"
+    log.append_step(record(2), 3, 0.0)
+    log.close()
+    assert [step.step for step in read_steps(tmp_path / "audit.sqlite")] == [0, 1, 2]
+    (old,) = tmp_path.glob("audit-until-step-5-term-2.sqlite")
+    assert [step.step for step in read_steps(old)] == list(range(5))
+    assert set(read_weight_digests(tmp_path / "audit.sqlite")) == {(1, 0), (2, 0)}
+
+
+def test_nothing_is_rewound_where_nothing_is_ahead(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.sqlite", "f", "{}")
+    log.append_step(record(0), 1, 0.0)
+    log.rewind(1)
+    log.close()
+    assert [path.name for path in tmp_path.glob("*.sqlite")] == ["audit.sqlite"]

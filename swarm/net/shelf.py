@@ -1,9 +1,10 @@
-"""What this peer keeps of its groups' state for others: a copy after one step, and averages of the steps since."""
+"""What a peer keeps of its groups' state for others: a copy after one step, and averages of the steps since."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import ChainMap
 from collections.abc import Mapping
 
 from swarm.errors import CheckpointMissing
@@ -40,13 +41,10 @@ class Shelf:
         """Nobody follows the group any more."""
         self._averages.pop(span == ENDS, None)
 
-    def parts(self, is_ends: bool, num_steps: int) -> dict[str, bytes]:
+    def parts(self, is_ends: bool, num_steps: int) -> Parts:
         """Everything of a state that is kept."""
-        found: dict[str, bytes] = {}
-        copy = self._copies.get(is_ends)
-        if copy is not None and copy[0] == num_steps:
-            found |= copy[1]
-        return found | dict(self._averages.get(is_ends, {}).get(num_steps, {}))
+        copy_steps, copy = self._copies.get(is_ends, (-1, {}))
+        return ChainMap(self._averages.get(is_ends, {}).get(num_steps, {}), copy if copy_steps == num_steps else {})  # type: ignore[arg-type]
 
     async def list(self, delivery: Delivery) -> Reply:
         """Answer `ListState`."""
@@ -65,7 +63,7 @@ class Shelf:
         request = delivery.message
         assert isinstance(request, FetchState)
         for is_ends in _allowed(delivery.roles):
-            data = self.parts(is_ends, request.num_steps).get(request.name)
+            data = await asyncio.to_thread(self.parts(is_ends, request.num_steps).get, request.name)
             if data is not None and request.offset <= len(data):
                 return Reply(StateChunk(), memoryview(data)[request.offset : request.offset + MAX_CHUNK_BYTES])
         raise CheckpointMissing(
@@ -83,5 +81,5 @@ def _allowed(roles: tuple[str, ...]) -> tuple[bool, ...]:
 def _describe(parts: Parts) -> tuple[PartInfo, ...]:
     return tuple(
         PartInfo(name=name, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-        for name, data in sorted(parts.items())
+        for name, data in ((name, parts[name]) for name in sorted(parts))
     )
