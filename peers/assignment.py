@@ -74,7 +74,9 @@ class Assignment:
         spans = plan.spans_of(self._place.peer_id)
         if self.plan is None and not spans:
             self._say("standing by: the plan has no stage for this peer")
-        for span in set(self._members) - spans:
+        # Who is at another step than the plan begins with was led by a scheduler that died since.
+        stays = {span for span, member in self._members.items() if member.replica.step == plan.first_step}
+        for span in set(self._members) - (spans & stays):
             await self._leave(span)
         for span, member in self._members.items():
             group = plan.group_of(span)
