@@ -266,9 +266,10 @@ class Fleet:
             self.join(f"host-{index}", Path(invites["host"]))
 
     def resume(self, num_hosts: int, num_owners: int) -> dict[str, Path]:
-        """Start the scheduler of a run whose processes are gone again; returns its new invites by role."""
-        arguments = ["resume", str(self.run_dir), "--json", "--hosts", str(num_hosts), "--owners", str(num_owners)]
-        self.programs.clear()
+        """Start the scheduler again after it ended, where it listened before; returns its new invites by role."""
+        port = self.scheduler.wait_for("listening")["addresses"][0].split("/")[4]
+        arguments = ["resume", str(self.run_dir), "--json", "--port", port]
+        arguments += ["--hosts", str(num_hosts), "--owners", str(num_owners)]
         self.start_program("scheduler", arguments)
         return {role: Path(path) for role, path in self.scheduler.wait_for("listening")["invites"].items()}
 

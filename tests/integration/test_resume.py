@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -20,32 +20,33 @@ LAYER_S = 0.05
 LIMIT_S = 150.0
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("num_hosts", [3, 1])
-def test_a_run_goes_on_after_everything_was_killed(tmp_path: Path, num_hosts: int) -> None:
+def killed_fleet(tmp_path: Path, *victims: str) -> Fleet:
+    """A fleet that is entered, with a checkpoint and steps beyond it, whose `victims` (all: none named) are dead."""
     values = run_values("fp32")
     values["schedule"] = {"steps": STEPS, "checkpoint_every_steps": CHECKPOINT_EVERY}
-    (shard,) = write_random_shards(tmp_path / "text", 1, 1, 4000)
+    shards = write_random_shards(tmp_path / "text", 1, 1, 4000)
     devices = {f"host-{number}": ("--device", f"emulated:{LAYER_S}") for number in range(3)}
-    fleet = Fleet(tmp_path / "fleet", values, [shard], num_hosts=HOSTS, num_stages=STAGES, options=devices)
-    with fleet:
-        fleet.scheduler.wait_for("checkpoint")
-        fleet.wait_step(CHECKPOINT_EVERY + 2)
-        for program in fleet.programs.values():
-            program.process.kill()
-        for program in fleet.programs.values():
-            program.kill()
-        invites = fleet.resume(num_hosts, 1)
-        owner = fleet.join("owner-0", invites["owner"], "--data", str(shard))
-        for number in range(num_hosts):
-            fleet.join(f"host-{number}", invites["host"])
-        fleet.wait_finished(LIMIT_S)
-        done = FinishedRun(
-            fleet.folder, RunDir(fleet.run_dir).load_config(), {fleet.peer_id("owner-0"): shard}, time.monotonic()
-        )
-        assert owner.process.wait(60.0) == 0
+    fleet = Fleet(tmp_path / "fleet", values, shards, num_hosts=HOSTS, num_stages=STAGES, options=devices)
+    fleet.__enter__()
+    fleet.scheduler.wait_for("checkpoint")
+    fleet.wait_step(CHECKPOINT_EVERY + 2)
+    for name in victims or fleet.programs:
+        fleet.programs[name].process.kill()
+    for name in victims or fleet.programs:
+        fleet.programs[name].kill()
+    return fleet
+
+
+def check(fleet: Fleet, num_hosts: int) -> None:
+    """The run went on at a checkpoint and did what one process does, each sample once."""
+    fleet.wait_finished(LIMIT_S)
+    owner = fleet.programs["owner-0"]
+    assert owner.process.wait(60.0) == 0
+    shards = {fleet.peer_id("owner-0"): fleet.corpora[0]}
+    done = FinishedRun(fleet.folder, RunDir(fleet.run_dir).load_config(), shards, 0.0)
     resumed = [event["step"] for event in fleet.scheduler.events if event["event"] == "step"]
-    assert resumed[0] == CHECKPOINT_EVERY + 1, "it goes on at the checkpoint"
+    assert resumed[0] % CHECKPOINT_EVERY == 1, "it goes on at a checkpoint"
+    assert resumed[0] > CHECKPOINT_EVERY
     steps = done.steps
     assert [step.step for step in steps] == list(range(STEPS))
     assert steps[-1].plan > steps[0].plan
@@ -55,3 +56,25 @@ def test_a_run_goes_on_after_everything_was_killed(tmp_path: Path, num_hosts: in
     reference, _ = done.replay(threads=1)
     assert weights_differ(done, reference.weights) <= 1e-5
     assert done.replicas_equal()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("num_hosts", [3, pytest.param(1, marks=pytest.mark.long)])
+def test_a_run_goes_on_after_everything_was_killed(tmp_path: Path, num_hosts: int) -> None:
+    fleet = killed_fleet(tmp_path)
+    with contextlib.ExitStack() as stack:
+        stack.push(fleet.__exit__)
+        invites = fleet.resume(num_hosts, 1)
+        fleet.join("owner-0", invites["owner"], "--data", str(fleet.corpora[0]))
+        for number in range(num_hosts):
+            fleet.join(f"host-{number}", invites["host"])
+        check(fleet, num_hosts)
+
+
+@pytest.mark.timeout(300)
+def test_peers_wait_for_a_scheduler_that_was_killed(tmp_path: Path) -> None:
+    fleet = killed_fleet(tmp_path, "scheduler")
+    with contextlib.ExitStack() as stack:
+        stack.push(fleet.__exit__)
+        fleet.resume(HOSTS, 1)
+        check(fleet, HOSTS)

@@ -1,0 +1,1 @@
+"""A swarm on paper: what peers that nobody has asked yet would do together."""
