@@ -27,6 +27,8 @@ _ROUNDS, _TRIES, _GUESSES = 20, 18, 4
 """Of programmes for one interval; of rates for given prices, the first ones by proportion."""
 _RATES = 4
 """Intervals of rates, for each of which the shortest path is bounded."""
+_HORIZONS: Floats = 2.0 ** np.arange(-1.0, 3.0, 0.5)
+"""For which waits are priced, in the shortest of paths."""
 _Interval = tuple[float, float]
 
 
@@ -75,6 +77,7 @@ class BoundSearch:
         self._least_path_s = self._owners_s + instance.work.num_layers * float(
             (self._spans.hop_s / self._spans.layers).min()
         )
+        self._horizons_s = _HORIZONS * self._least_path_s
         self._boxes = [self._first()]
 
     @property
@@ -113,7 +116,7 @@ class BoundSearch:
 
     def _first(self) -> Box:
         """All plans of interest."""
-        free = Prices(np.zeros(self._work.num_layers + 1))
+        free = Prices(np.zeros(self._work.num_layers + 1), np.zeros(len(_HORIZONS)))
         start = Box(0.0, (0.0, 0.0), self._owners_rate, self._least_path_s, False, free.reduce, free)
         return self._box((0.0, self._longest_s), start)
 
@@ -129,7 +132,7 @@ class BoundSearch:
         return min(step_seconds(self._work.staleness, compute_s, max(sync_s[0], self._ends_s)), self._longest_s)
 
     def _relaxed(self, spans: Spans, weight: float, sync_s: float) -> Relaxed:
-        return Relaxed(spans, weight, max(sync_s - self._latency_s, 0.0))
+        return Relaxed(spans, weight, max(sync_s - self._latency_s, 0.0), self._horizons_s)
 
     def _most_rate(self, sync_s: float, parent: Box) -> tuple[float, Floats, Prices]:
         """No plan has more than this rate, which is 0 where none of interest is possible.

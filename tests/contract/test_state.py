@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from swarm.net.shelf import Shelf
 from swarm.errors import CheckpointCorrupt, CheckpointMissing, SwarmError
 from swarm.model.spans import ENDS
 from swarm.net.channel import Delivery, Reply
 from swarm.net.endpoint import Endpoint
+from swarm.net.shelf import Shelf
 from swarm.net.state import StateFetch
 from swarm.wire.messages import FetchState, ListState
 from swarm.wire.payloads import MAX_CHUNK_BYTES
