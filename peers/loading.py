@@ -15,7 +15,7 @@ import safetensors.torch
 from torch import Tensor
 
 from peers.workplace import Workplace
-from swarm.errors import CheckpointCorrupt, SwarmError
+from swarm.errors import CheckpointCorrupt, RunError, SwarmError
 from swarm.model.parts import Kind, parts_of
 from swarm.model.spans import ENDS, LayerSpan, Span
 from swarm.net.state import StateFetch
@@ -49,6 +49,7 @@ class Loading:
         self.num_steps = 0
         self._problem: SwarmError | None = None
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._ended)
 
     def follow(self, order: FollowStep) -> None:
         """A step was committed."""
@@ -68,13 +69,27 @@ class Loading:
             await self._changed.wait()
         return self._stage
 
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Whoever waits hears of an error that nobody foresaw, too."""
+        if not task.cancelled() and (error := task.exception()) is not None and self._problem is None:
+            self._give_up(RunError(f"loading failed ({error!r})", "report this as a bug"))
+
+    def _give_up(self, error: SwarmError) -> None:
+        self._problem = error
+        self._changed.set()
+        first_layer, last_layer = self.span
+        self._place.report(
+            GroupNotLoaded(
+                transfer=self.transfer, first_layer=first_layer, last_layer=last_layer, problem=error.problem
+            )
+        )
+
     async def close(self) -> None:
         """Forget it."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        first_layer, last_layer = self.span
         try:
             await self._load(self._order.num_steps)
             while True:
@@ -84,13 +99,7 @@ class Loading:
                     await self._changed.wait()
                 await self._follow(step, self._norms.pop(step))
         except SwarmError as error:
-            self._problem = error
-            self._changed.set()
-            self._place.report(
-                GroupNotLoaded(
-                    transfer=self.transfer, first_layer=first_layer, last_layer=last_layer, problem=error.problem
-                )
-            )
+            self._give_up(error)
 
     async def _load(self, num_steps: int) -> None:
         # Off the compute thread: drawing initial weights takes seconds, and nobody else sees this stage yet.

@@ -95,7 +95,7 @@ class Peer:
     shard: Shard | None
     addresses: tuple[str, ...]
     say: Say
-    shelf: Shelf = field(default_factory=Shelf)
+    shelf: Shelf = field(init=False)
     assignment: Assignment = field(init=False)
     outbox: Outbox | None = None
     _orders: asyncio.Queue[object] = field(default_factory=asyncio.Queue)
@@ -103,6 +103,8 @@ class Peer:
 
     def __post_init__(self) -> None:
         cursor = CursorFile(self.node.state_dir / f"cursor-{self.joined.config.fingerprint[:16]}.json")
+        keep_bytes = usable_memory_bytes(self.node, self.device) // 4
+        self.shelf = Shelf(keep_bytes)
         place = Workplace(
             config=self.joined.config,
             layout=self.layout,
@@ -111,7 +113,7 @@ class Peer:
             device=self.device,
             rounds=self.rounds,
             shelf=self.shelf,
-            keep_bytes=usable_memory_bytes(self.node, self.device) // 4,
+            keep_bytes=keep_bytes,
             report=self._report,
         )
         self.assignment = Assignment(place, self.shard, cursor, self.say)

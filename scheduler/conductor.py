@@ -365,6 +365,8 @@ class Conductor:
             self._changed.set()
         elif isinstance(report, GroupLoaded) and self._leader is None:
             self._on_checkpoint_loaded(peer, report)
+        elif isinstance(report, GroupNotLoaded) and self._leader is None:
+            self._on_lost(peer, f"it cannot load the checkpoint: {report.problem}")
         elif isinstance(report, SuspectPeer):
             self.tell({"event": "suspect", "peer": report.peer, "by": peer, "problem": report.problem})
             if report.peer in self._outboxes:

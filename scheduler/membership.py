@@ -26,7 +26,7 @@ class Roster:
             return False
         if not capabilities.roles or not set(capabilities.roles) <= set(admitted):
             return False
-        if "host" in capabilities.roles and (capabilities.layer_seconds <= 0 or capabilities.up_bytes_per_s <= 0):
+        if not _is_measured(capabilities):
             return False
         self._members[peer] = capabilities
         return True
@@ -76,3 +76,13 @@ class Roster:
 
     def _with(self, role: str) -> dict[str, Capabilities]:
         return {peer: found for peer, found in sorted(self._members.items()) if role in found.roles}
+
+
+def _is_measured(facts: Capabilities) -> bool:
+    """Whether every figure is there that a plan needs."""
+    needed = [facts.up_bytes_per_s, facts.down_bytes_per_s]
+    if "host" in facts.roles:
+        needed += [facts.layer_seconds, facts.layer_bytes, facts.graph_bytes]
+    if "owner" in facts.roles:
+        needed.append(facts.ends_seconds)
+    return min(needed) > 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from scheduler.drafting import Draft
@@ -58,17 +59,21 @@ class PlanChanges:
 
     def joined(self, peer: str, facts: Capabilities) -> None:
         """A member came after the first plan."""
-        if self._replanning is not None:
-            self._rating.claim(peer, facts.layer_seconds)
+        if self._replanning is None:
+            return
+        self._rating.claim(peer, facts.layer_seconds)
+        with self._told():
             self._replanning.joined(peer, facts)
-            self._dirty.set()
-            self.wake()
+        self._dirty.set()
+        self.wake()
 
     def lost(self, peer: str) -> None:
         """A member is gone."""
-        if self._replanning is not None:
+        if self._replanning is None:
+            return
+        with self._told():
             self._replanning.lost(peer)
-            self._dirty.set()
+        self._dirty.set()
 
     def observed(self, peer: str, layer_s: float) -> None:
         """A member times its layers while it trains."""
@@ -81,7 +86,8 @@ class PlanChanges:
             facts = self.roster.rerate(peer, layer_s)
             if facts is not None:
                 self.tell({"event": "rerated", "peer": peer, "layer_s": layer_s})
-                self._replanning.rerated(peer, facts)
+                with self._told():
+                    self._replanning.rerated(peer, facts)
                 self._dirty.set()
 
     # --- plans -----------------------------------------------------------------------------------------------------
@@ -89,22 +95,23 @@ class PlanChanges:
     def holds(self, plan: Plan) -> None:
         """Another plan holds."""
         assert self._replanning is not None
-        self._replanning.changed(plan)
+        with self._told():
+            self._replanning.changed(plan)
 
     def called_off(self, problem: str) -> None:
         """The plan that was proposed will not come."""
         assert self._replanning is not None
         self.tell({"event": "warning", "problem": f"the plan does not change: {problem}"})
-        self._replanning.called_off()
+        with self._told():
+            self._replanning.called_off()
 
     def target(self) -> Plan | None:
         """The plan to propose, once; None for no change."""
         assert self._replanning is not None
-        try:
-            return self._replanning.target()
-        except SwarmError as error:
-            self.tell({"event": "warning", "problem": f"no better plan: {error}"})
-            return None
+        target = None
+        with self._told():
+            target = self._replanning.target()
+        return target
 
     def proposed(self) -> None:
         """The leader took it."""
@@ -118,12 +125,17 @@ class PlanChanges:
             await self._dirty.wait()
             await asyncio.sleep(_SOLVE_PAUSE_S)
             self._dirty.clear()
-            try:
+            with self._told():
                 instance = self.survey().instance
                 found = await asyncio.to_thread(self.planner, instance)
                 assert self._replanning is not None
                 self._replanning.solved(instance, found)
-            except SwarmError as error:
-                self.tell({"event": "warning", "problem": f"no better plan: {error}"})
-                continue
             self.wake()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """That there is no better plan must not end a run that has one."""
+        try:
+            yield
+        except SwarmError as error:
+            self.tell({"event": "warning", "problem": f"no better plan: {error}"})

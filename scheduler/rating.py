@@ -20,6 +20,8 @@ from swarm.plan import Plan
 
 WINDOW_MICROBATCHES = 24
 """A window is over when every stage has counted so many for each of its replicas."""
+MOST_FASTER = 2.0
+"""A member's word alone may make it so much faster in one go: weights follow, and the ledger shows whether it holds."""
 TOLERANCE = 1.33
 """Slower or faster by less than this is as measured."""
 
@@ -79,7 +81,7 @@ class Rating:
                     continue
                 wanted = total * weight / total_weight
                 counted = self._counts[peer] + 1  # one microbatch more or less is chance
-                told = self._told.get(peer, claimed)
+                told = max(self._told.get(peer, claimed), claimed / MOST_FASTER)
                 yield peer, told if counted >= wanted else max(told, claimed * wanted / counted)
 
     def _is_doubted(self, peer: str, layer_s: float) -> bool:

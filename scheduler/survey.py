@@ -7,6 +7,7 @@ limited by the pair, only by both peers' own lines.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -80,8 +81,8 @@ def survey(
     work = work_of(
         config,
         layout,
-        layer_state_bytes=max(facts.layer_bytes for facts in hosts.values()),
-        graph_bytes=max(facts.graph_bytes for facts in hosts.values()),
+        layer_state_bytes=statistics.median_high(facts.layer_bytes for facts in hosts.values()),
+        graph_bytes=statistics.median_high(facts.graph_bytes for facts in hosts.values()),
         num_stages=num_stages,
     )
     instance = Instance(laid_out, _owners(owners, region_of), regions, work)

@@ -7,6 +7,7 @@
     LOADING   a commit, some mover is too far behind          LOADING   FollowStep to every mover
     LOADING   a commit, every mover has nearly caught up      done      FollowStep, then the new plan
     any       a mover cannot load, or has other weights       off       CancelGroup to every mover
+    any       a mover is a hundred steps behind               off       CancelGroup to every mover
     any       peers died, and a group would stay empty        off       CancelGroup to every mover
 
 A mover goes on with its present work while it loads. It follows every step that is committed meanwhile by applying the
@@ -25,6 +26,8 @@ from swarm.model.spans import ENDS, Span
 from swarm.plan import Plan
 from swarm.wire.messages import CancelGroup, FollowStep, GroupLoaded, GroupNotLoaded, PrepareGroup
 
+MAX_BEHIND_STEPS = 100
+"""A mover that falls so far behind will not catch up, and members keep an average for it of every step."""
 MAX_LAG_STEPS = 2
 """How many averages a mover may still lack when the plan changes: its group waits for them."""
 
@@ -99,6 +102,12 @@ class Transition:
         if not self._reached:
             return True
         return self.stage is Stage.LOADING and min(self._reached.values()) > step - MAX_LAG_STEPS
+
+    def is_hopeless(self, step: int) -> bool:
+        """Whether a mover is too slow ever to catch up."""
+        if self.stage is Stage.WANTED or not self._reached:
+            return False
+        return step - max(self.copied_steps, min(self._reached.values())) > MAX_BEHIND_STEPS
 
     def prepare(self, plan: Plan, lost: set[str], cursors: Mapping[str, int]) -> list[Instruction]:
         """Every member has its copy: movers may fetch it."""
@@ -236,6 +245,8 @@ class PlanChange:
         if transition.is_ready(step):
             self._transition = None
             return transition.plan_after(plan, step + 1), instructions
+        if transition.is_hopeless(step):
+            return plan, instructions + self._call_off("a peer loads more slowly than steps are made")
         if transition.stage is Stage.WANTED:
             transition.stage, transition.copied_steps = Stage.COPYING, step + 1
         return plan, instructions

@@ -20,9 +20,13 @@ class Shelf:
     """Parts by the number of steps that the state has seen; the ends' apart from the trunk's.
 
     The ends go to the scheduler and to other owners only: they are trained on private text.
+
+    Args:
+        average_bytes: for averages; the oldest give way, and who still needs them has to begin again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, average_bytes: int = 0) -> None:
+        self._average_bytes = average_bytes
         self._copies: dict[bool, tuple[int, Parts]] = {}
         self._averages: dict[bool, dict[int, Parts]] = {}
         self._infos: dict[tuple[bool, int], tuple[PartInfo, ...]] = {}
@@ -34,7 +38,10 @@ class Shelf:
 
     def put_average(self, span: Span, num_steps: int, parts: Parts) -> None:
         """Keep the averaged gradient that led to the state after `num_steps` steps."""
-        self._averages.setdefault(span == ENDS, {})[num_steps] = parts
+        kept = self._averages.setdefault(span == ENDS, {})
+        kept[num_steps] = parts
+        while len(kept) > 1 and sum(map(_num_bytes, kept.values())) > self._average_bytes:
+            del kept[min(kept)]
         self._infos.clear()
 
     def drop_averages(self, span: Span) -> None:
@@ -83,3 +90,7 @@ def _describe(parts: Parts) -> tuple[PartInfo, ...]:
         PartInfo(name=name, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
         for name, data in ((name, parts[name]) for name in sorted(parts))
     )
+
+
+def _num_bytes(parts: Parts) -> int:
+    return sum(map(len, parts.values()))

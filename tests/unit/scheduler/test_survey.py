@@ -75,3 +75,10 @@ def _nan() -> Capabilities:
     broken = member(0.01)
     object.__setattr__(broken, "layer_seconds", float("nan"))  # the wire refuses it; the planner does too
     return broken
+
+
+def test_one_absurd_claim_about_the_layers_does_not_stop_everybody() -> None:
+    hosts = {name: member(0.01, layer_bytes=1000, graph_bytes=10) for name in "abc"}
+    hosts["liar"] = member(0.01, layer_bytes=2**61, graph_bytes=2**61)
+    work = survey(CONFIG, LAYOUT, hosts, OWNERS, SCHEDULER).instance.work
+    assert (work.layer_state_bytes, work.graph_bytes) == (1000.0, 10.0)
