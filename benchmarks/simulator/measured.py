@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.simulator.config import SimConfig, VirtualHost, VirtualOwner
-from scheduler.planner.intake import claims_of
+from benchmarks.simulator.config import SimConfig
+from benchmarks.simulator.scenario import sim_config
 from scheduler.survey import survey
 from swarm.config import RunConfig
 from swarm.model.blueprint import layout
@@ -28,41 +28,8 @@ def replayed(config: RunConfig, status: dict[str, Any], num_steps: int) -> SimCo
     owners = {peer: each for peer, each in facts.items() if "owner" in each.roles}
     (scheduler,) = {link.peer for each in facts.values() for link in each.links[:1]}
     instance = survey(config, layout(config), hosts, owners, scheduler).instance
-    work = instance.work
-    return SimConfig(
-        plan=_plan(status["plan"], config),
-        hosts=tuple(
-            VirtualHost(
-                name=claim.name,
-                layer_s=claim.layer_s,
-                overhead_s=claim.overhead_s,
-                up_bytes_per_s=claim.up_bytes_per_s,
-                down_bytes_per_s=claim.down_bytes_per_s,
-                region=claim.region,
-                memory_bytes=claim.memory_bytes,
-            )
-            for claim in claims_of(instance.hosts)
-        ),
-        owners=tuple(
-            VirtualOwner(
-                name=name,
-                ends_s=float(instance.owners.ends_s[row]),
-                up_bytes_per_s=float(instance.owners.up_bytes_per_s[row]),
-                down_bytes_per_s=float(instance.owners.down_bytes_per_s[row]),
-                region=int(instance.owners.region[row]),
-            )
-            for row, name in enumerate(instance.owners.names)
-        ),
-        num_steps=num_steps,
-        num_microbatches=work.global_batch,
-        microbatch_tokens=work.microbatch_tokens,
-        boundary_bytes=work.boundary_bytes,
-        gradient_bytes=work.gradient_bytes,
-        ends_gradient_bytes=work.ends_gradient_bytes,
-        layer_state_bytes=work.layer_state_bytes,
-        leader_round_trip_s=max(each.links[0].round_trip_s for each in facts.values()),
-        regions=instance.regions,
-    )
+    round_trip_s = max(each.links[0].round_trip_s for each in facts.values())
+    return sim_config(instance, _plan(status["plan"], config), num_steps, round_trip_s)
 
 
 def _capabilities(values: dict[str, Any]) -> Capabilities:

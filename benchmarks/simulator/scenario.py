@@ -18,6 +18,7 @@ from scheduler.planner.instance import Instance, Owners
 from scheduler.planner.intake import Measured, claims_of
 from scheduler.planner.occupancy import FETCHED_SHARE
 from swarm.errors import UnknownKey
+from swarm.plan import Plan
 
 _TRACE_SHARE = 4.0
 """Churn is drawn for so many times the predicted length of the run: churn makes it longer."""
@@ -69,9 +70,15 @@ def planned(instance: Instance, num_steps: int, leader_round_trip_s: float) -> S
         ModelTooLarge, RunError: there is no plan.
     """
     found = certified_plan(instance)
+    plan = Draft("", 0).plan(instance, found.assignment, number=1, first_step=0)
+    return Scenario(sim_config(instance, plan, num_steps, leader_round_trip_s), found.evaluation, instance)
+
+
+def sim_config(instance: Instance, plan: Plan, num_steps: int, leader_round_trip_s: float) -> SimConfig:
+    """A plan of an instance, to be simulated."""
     work = instance.work
-    config = SimConfig(
-        plan=Draft("", 0).plan(instance, found.assignment, number=1, first_step=0),
+    return SimConfig(
+        plan=plan,
         hosts=tuple(_virtual(claim) for claim in claims_of(instance.hosts)),
         owners=_owners(instance.owners),
         num_steps=num_steps,
@@ -84,7 +91,6 @@ def planned(instance: Instance, num_steps: int, leader_round_trip_s: float) -> S
         leader_round_trip_s=leader_round_trip_s,
         regions=instance.regions,
     )
-    return Scenario(config, found.evaluation, instance)
 
 
 def churned(scenario: Scenario, mean_life_s: float, seed: int) -> Scenario:
