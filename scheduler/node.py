@@ -106,7 +106,8 @@ class Node:
         for note in question.notes:
             self.conductor.tell({"event": "warning", "problem": note})
         found = await asyncio.to_thread(changes.planner, question.instance)
-        self.status.certify(found.evaluation.tokens_per_s, found.bound_tokens_per_s, question)
+        certificate = self.status.certify(found.evaluation.tokens_per_s, found.bound_tokens_per_s, question)
+        self.conductor.tell(certificate)
         return changes.draft.plan(
             question.instance, found.assignment, number=restart.plan_number, first_step=restart.next_step
         )

@@ -50,8 +50,8 @@ class Status:
             "computed_tokens": 0,
         }
 
-    def certify(self, predicted_tokens_per_s: float, bound_tokens_per_s: float, question: Survey) -> None:
-        """How good the first plan is, and how much of what it was made from was measured."""
+    def certify(self, predicted_tokens_per_s: float, bound_tokens_per_s: float, question: Survey) -> dict[str, Any]:
+        """How good the first plan is, and how much of what it was made from was measured; returns what to tell."""
         self._certificate = {
             "predicted_tokens_per_s": predicted_tokens_per_s,
             "bound_tokens_per_s": bound_tokens_per_s,
@@ -59,6 +59,7 @@ class Status:
             "measured_pairs": question.measured_pairs,
             "estimated_pairs": question.estimated_pairs,
         }
+        return {"event": "certified"} | self._certificate
 
     def on_heartbeat(self, peer: str, heartbeat: Heartbeat) -> None:
         """A member says what it waits for."""

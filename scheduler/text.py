@@ -38,6 +38,13 @@ def in_words(event: dict[str, Any]) -> str:
             return f"plan {event['number']}: {stages}; {len(event['owners'])} owners; {rate}"
         case "rerated":
             return f"{short(event['peer'])} is rated at {event['layer_s'] * 1000:.3g} ms a layer from now on"
+        case "certified":
+            pairs = event["measured_pairs"] + event["estimated_pairs"]
+            return (
+                f"the plan promises {event['predicted_tokens_per_s']:,.0f} tokens/s; none exceeds "
+                f"{event['bound_tokens_per_s']:,.0f}, so it misses at most {event['gap']:.1%}; "
+                f"{event['measured_pairs']} of {pairs} ways between members were measured, the others estimated"
+            )
         case "plan_change":
             return "the plan changes: " + "; ".join(event["reasons"])
         case "step":

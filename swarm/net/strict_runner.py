@@ -30,7 +30,9 @@ from swarm.net.round_plan import RoundBroken, RoundPlan
 
 T = TypeVar("T")
 
-PART_BYTES = 2**19
+_LEAST_PART_BYTES, _MOST_PART_BYTES = 2**14, 2**19
+_PARTS = 32
+"""Of a buffer, at least: what one member has averaged travels back while it still receives."""
 LINGER_S = 1.0  # how long a refused stream stays open, or the daemon may cut the refusal off
 GRACE_S = 0.25  # how long a closed stream waits for a better reason: its peer may have left for another's fault
 
@@ -69,7 +71,7 @@ class StrictRunner(AllReduceRunner):  # type: ignore[misc]
             weight=plan.weights[plan.members.index(p2p.peer_id.to_base58())],
             sender_timeout=plan.sender_timeout_s,
             reducer_timeout=plan.reducer_timeout_s,
-            part_size_bytes=PART_BYTES,
+            part_size_bytes=max(_LEAST_PART_BYTES, min(_MOST_PART_BYTES, flat.nbytes // _PARTS)),
         )
         self.tensor_part_reducer.num_parts = 0  # the ordered one sums instead; this one would warn of missing parts
         self._me: int = self.ordered_peer_ids.index(self.peer_id)
