@@ -23,7 +23,6 @@ from swarm.training.stage import EndsStage, TrunkStage
 from swarm.wire.messages import (
     Activation,
     BoundaryGradient,
-    BoundaryTensor,
     CancelGroup,
     CannotContinue,
     CloseStep,
@@ -38,6 +37,9 @@ from swarm.wire.messages import (
     ReplayWork,
     StageReady,
 )
+
+_PLANS_AHEAD = 2
+"""A neighbour's plan is newer than ours by so many at most: nobody closes a step without us."""
 
 
 class Assignment:
@@ -74,9 +76,7 @@ class Assignment:
         spans = plan.spans_of(self._place.peer_id)
         if self.plan is None and not spans:
             self._say("standing by: the plan has no stage for this peer")
-        # Who is at another step than the plan begins with was led by a scheduler that died since.
-        stays = {span for span, member in self._members.items() if member.replica.step == plan.first_step}
-        for span in set(self._members) - (spans & stays):
+        for span in set(self._members) - spans:
             await self._leave(span)
         for span, member in self._members.items():
             group = plan.group_of(span)
@@ -94,6 +94,19 @@ class Assignment:
         early, self._early = self._early, []
         for delivery in early:
             self.take(delivery)
+
+    async def start_over(self) -> None:
+        """Forget everything: another leader begins, at a step of its own."""
+        for span in list(self._members):
+            await self._leave(span)
+        for loading in self._loads.values():
+            await loading.close()
+        self._loads.clear()
+        for delivery in self._early:
+            delivery.release()
+        self._early.clear()
+        self._place.shelf.clear()
+        self.plan = None
 
     async def _begin(self, plan: Plan, span: Span) -> None:
         group = plan.group_of(span)
@@ -190,14 +203,15 @@ class Assignment:
     def take(self, delivery: Delivery) -> None:
         """A boundary tensor arrived: for our stage, or home."""
         frame = delivery.message
-        assert isinstance(frame, BoundaryTensor)
+        assert isinstance(frame, Activation | BoundaryGradient)
         if frame.plan > self._plan_number:  # our neighbours have the next plan already
-            if len(self._early) < MAX_WAITING and frame.receiver == self._place.peer_id:
+            is_next = self.plan is None or frame.plan <= self._plan_number + _PLANS_AHEAD
+            for_us = frame.receiver == self._place.peer_id and frame.sender == delivery.remote_id
+            if is_next and for_us and len(self._early) < MAX_WAITING:
                 self._early.append(delivery)
             else:
                 delivery.release()
             return
-        assert isinstance(frame, Activation | BoundaryGradient)
         is_home = not 0 <= frame.stage < len(frame.route)
         if is_home and self._owner is not None:
             self._owner.take(delivery)

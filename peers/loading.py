@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-import safetensors.torch
 from torch import Tensor
 
 from peers.workplace import Workplace
@@ -19,6 +18,7 @@ from swarm.errors import CheckpointCorrupt, RunError, SwarmError
 from swarm.model.parts import Kind, parts_of
 from swarm.model.spans import ENDS, LayerSpan, Span
 from swarm.net.state import StateFetch
+from swarm.training.checkpoint import read_part
 from swarm.training.compute import Priority
 from swarm.training.stage import EndsStage, TrunkStage
 from swarm.wire.messages import FollowStep, GroupLoaded, GroupNotLoaded, PrepareGroup
@@ -67,6 +67,8 @@ class Loading:
                 raise self._problem
             self._changed.clear()
             await self._changed.wait()
+        if self.num_steps != num_steps:
+            raise RunError(f"it was led on to step {self.num_steps}, not {num_steps}", "report this as a bug")
         return self._stage
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -139,7 +141,7 @@ class Loading:
 
     async def _fetch(self, num_steps: int, required: list[str], optional: list[str]) -> dict[str, bytes]:
         """Donors may not have applied the step yet, or may be gone: ask again while anything comes."""
-        fetch = StateFetch(self._place.endpoint, num_steps, required, optional)
+        fetch = StateFetch(self._place.endpoint, num_steps, required, self._place.layout.most_part_bytes, optional)
         donors = [peer for peer in self._order.donors if peer != self._place.peer_id]
         num_parts, since_s, pause_s = 0, time.monotonic(), _FIRST_RETRY_S
         while True:
@@ -165,8 +167,5 @@ def _tensors(parts: dict[str, bytes], kind: Kind) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, data in parts.items():
         if name.startswith(f"{kind}-"):
-            try:
-                tensors |= safetensors.torch.load(data)
-            except (safetensors.SafetensorError, ValueError) as error:
-                raise CheckpointCorrupt(f"{name} is no safetensors file ({error})", "ask another replica") from None
+            tensors |= read_part(name, data)
     return tensors

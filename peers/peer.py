@@ -100,6 +100,7 @@ class Peer:
     outbox: Outbox | None = None
     _orders: asyncio.Queue[object] = field(default_factory=asyncio.Queue)
     _leader: str = ""
+    _term: int = 0
 
     def __post_init__(self) -> None:
         cursor = CursorFile(self.node.state_dir / f"cursor-{self.joined.config.fingerprint[:16]}.json")
@@ -236,6 +237,8 @@ class Peer:
     async def _obey(self) -> None:
         while True:
             order = await self._orders.get()
+            if not await self._heeds(order):
+                continue
             if isinstance(order, RunFinished):
                 if order.problem:
                     raise RunError(f"the run ended: {order.problem}", "ask the admin; nothing is wrong on this machine")
@@ -245,6 +248,16 @@ class Peer:
                 await self._adopt(order)
             else:
                 await self.assignment.handle(order)
+
+    async def _heeds(self, order: object) -> bool:
+        """Whether to carry out an order; what a leader before this one began is forgotten."""
+        term: int = getattr(order, "term", 0)
+        if term > self._term:
+            if self._term:
+                self.say("another scheduler leads now; starting over from its checkpoint")
+                await self.assignment.start_over()
+            self._term = term
+        return term == self._term
 
     async def _adopt(self, order: AssignPlan) -> None:
         plan, signer = unseal(order.sealed, Plan)

@@ -32,9 +32,10 @@ CREATE TABLE IF NOT EXISTS gradients (
 CREATE TABLE IF NOT EXISTS weights (
     num_steps INTEGER NOT NULL, stage INTEGER NOT NULL, peer TEXT NOT NULL, digest TEXT NOT NULL,
     PRIMARY KEY (num_steps, stage, peer));
+CREATE TABLE IF NOT EXISTS terms (term INTEGER PRIMARY KEY, began_at_s REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS losses (peer TEXT NOT NULL, step INTEGER NOT NULL, problem TEXT NOT NULL);
 """
-_TABLES = ("run", "admissions", "plans", "steps", "work", "hops", "gradients", "weights", "losses")
+_TABLES = ("run", "admissions", "plans", "steps", "work", "hops", "gradients", "weights", "losses", "terms")
 
 _KEPT_BY_REWIND = {
     **dict.fromkeys(("steps", "work", "hops", "gradients"), "step < :steps"),
@@ -168,10 +169,12 @@ class AuditLog:
             transaction.execute("INSERT INTO admissions VALUES (?, ?, ?)", (nonce, peer, now_s))
         return True
 
-    @property
-    def last_term(self) -> int:
-        """Of the leader that committed last; 0 before the first."""
-        return self._largest("term", "steps")
+    def begin_term(self, now_s: float) -> int:
+        """A scheduler begins to lead; its term, higher than any before."""
+        term = self._largest("term", "terms") + 1
+        with self._connection as transaction:
+            transaction.execute("INSERT INTO terms VALUES (?, ?)", (term, now_s))
+        return term
 
     @property
     def last_plan(self) -> int:
@@ -188,7 +191,7 @@ class AuditLog:
             return
         with self._connection as transaction:
             self._flush_weights(transaction)
-        old = self._path.with_name(f"{self._path.stem}-until-step-{self.num_steps}-term-{self.last_term}.sqlite")
+        old = self._path.with_name(f"{self._path.stem}-before-term-{self._largest('term', 'terms')}.sqlite")
         new = self._path.with_name(f"{self._path.stem}-rewound.sqlite")
         new.unlink(missing_ok=True)
         with sqlite3.connect(old) as backup:

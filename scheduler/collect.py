@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors.torch
-
 from swarm.config import RunConfig
 from swarm.errors import CheckpointError, SwarmError
 from swarm.model.blueprint import Layout
@@ -15,7 +13,7 @@ from swarm.model.parts import parts_of
 from swarm.net.endpoint import Endpoint
 from swarm.net.state import StateFetch
 from swarm.plan import Plan
-from swarm.training.checkpoint import CheckpointWriter
+from swarm.training.checkpoint import CheckpointWriter, read_part
 
 
 async def collect(
@@ -44,7 +42,7 @@ async def collect(
             model, optimizer = (
                 parts_of(kind, span, layout.trunk, layout.num_layers) for kind in ("model", "optimizer")
             )
-            fetch = StateFetch(endpoint, num_steps, model, optimizer)
+            fetch = StateFetch(endpoint, num_steps, model, layout.most_part_bytes, optimizer)
             try:
                 parts = await fetch.run([peer for peer in members if peer not in lost])
             except SwarmError as error:
@@ -53,5 +51,5 @@ async def collect(
                     "wait for the next checkpoint",
                 ) from None
             for name, data in parts.items():
-                await asyncio.to_thread(writer.add_part, name, safetensors.torch.load(data))
+                await asyncio.to_thread(writer.add_part, name, read_part(name, data))
         return await asyncio.to_thread(writer.finish, num_steps, cursors)

@@ -28,6 +28,7 @@ from scheduler.restart import Restart
 from scheduler.run_dir import RunDir
 from scheduler.status import Event, Status, plan_json
 from scheduler.step import StepLeader
+from scheduler.transition import first_transfer
 from swarm.admission import seal
 from swarm.config import RunConfig
 from swarm.errors import RunError, StageWithoutHost, SwarmError
@@ -77,6 +78,7 @@ class Conductor:
     roster: Roster
     status: Status
     tell: Event
+    term: int
     restart: Restart
     changes: PlanChanges
     sealed_plan: bytes = b""
@@ -131,7 +133,7 @@ class Conductor:
             for peer in peers:
                 order = PrepareGroup(
                     term=self.term,
-                    transfer=0,
+                    transfer=self._first_transfer,
                     num_steps=plan.first_step,
                     first_layer=first_layer,
                     last_layer=last_layer,
@@ -139,6 +141,11 @@ class Conductor:
                     donors=(self.identity.peer_id,),
                 )
                 self._outbox(peer).post(order)
+
+    @property
+    def _first_transfer(self) -> int:
+        """Of a checkpoint that members load before the first plan."""
+        return first_transfer(self.term)
 
     def _still_building(self) -> int:
         assert self._plan is not None
@@ -213,11 +220,6 @@ class Conductor:
             await self.endpoint.request(peer, Orders(items=(codec.encode(farewell),)))
 
     @property
-    def term(self) -> int:
-        """Of this leader; part of all it sends."""
-        return self.restart.term
-
-    @property
     def _heard_of(self) -> set[str]:
         return set(self._outboxes) | set(self.roster.hosts) | set(self.roster.owners)
 
@@ -239,8 +241,8 @@ class Conductor:
                     self._on_lost(peer, problem)
                 case Applied(checkpoint=True):
                     self._start_collecting(instruction)
-                case PlanChangeOff(problem):
-                    self.changes.called_off(problem)
+                case PlanChangeOff(problem, culprit):
+                    self.changes.called_off(problem, culprit)
                 case Halt():
                     self._halted = instruction
                 case Finish():
@@ -315,8 +317,12 @@ class Conductor:
         if self._leader.is_changing or self._collecting:
             return
         target = self.changes.target()
-        if target is not None and self._leader.propose(target):
+        if target is None:
+            return
+        if self._leader.propose(target):
             self.changes.proposed()
+        else:
+            self.changes.called_off("too many of its peers were lost")
 
     # --- members ---------------------------------------------------------------------------------------------------
 
@@ -361,6 +367,8 @@ class Conductor:
             self.status.on_heartbeat(peer, report)
             self.changes.observed(peer, report.layer_seconds)
         elif isinstance(report, StageReady):
+            if self._plan is None or report.plan != self._plan.number:
+                return  # said to a scheduler before us
             self._ready[report.stage, peer] = report.digest
             self._changed.set()
         elif isinstance(report, GroupLoaded) and self._leader is None:
@@ -376,7 +384,9 @@ class Conductor:
             self._events.put_nowait(lambda: self._lead_on(leader, peer, report))
 
     def _on_checkpoint_loaded(self, peer: str, report: GroupLoaded) -> None:
-        group = None if self._plan is None else self._plan.group_of((report.first_layer, report.last_layer))
+        if self._plan is None or report.transfer != self._first_transfer or report.num_steps != self._plan.first_step:
+            return
+        group = self._plan.group_of((report.first_layer, report.last_layer))
         if group is not None:
             self._ready[group, peer] = report.digest
             self._changed.set()

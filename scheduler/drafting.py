@@ -8,6 +8,7 @@ import numpy as np
 
 from scheduler.planner.evaluator import Evaluation, evaluate, reduce_fractions
 from scheduler.planner.instance import Assignment, Floats, Instance
+from swarm.errors import RunError
 from swarm.plan import Plan, StagePlan
 
 _LEAST_FRACTION = 1e-3
@@ -39,6 +40,8 @@ class Draft:
             ModelTooLarge, RunError: as `evaluate`.
         """
         evaluation = evaluate(instance, assignment)
+        if not np.isfinite(evaluation.tokens_per_s) or not np.isfinite(evaluation.host_rates).all():
+            raise RunError("the members' measurements give no throughput", "look for absurd figures in `swarm status`")
         names = np.array(instance.hosts.names, dtype=object)
         owners = instance.owners
         return Plan(

@@ -68,9 +68,10 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class PlanChangeOff:
-    """The plan that was proposed will not come."""
+    """The plan that was proposed will not come; `culprit` is the peer that it failed on, if it was one."""
 
     problem: str
+    culprit: str = ""
 
 
 @dataclass(frozen=True, slots=True)

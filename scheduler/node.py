@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -166,7 +167,18 @@ async def opened(
                 draft = Draft(config.fingerprint, model_layout.trunk.first)
                 changes = PlanChanges(roster, draft, survey_now, planner, tell)
                 conductor = Conductor(
-                    run_dir, config, model_layout, identity, endpoint, log, roster, status, tell, restart, changes
+                    run_dir,
+                    config,
+                    model_layout,
+                    identity,
+                    endpoint,
+                    log,
+                    roster,
+                    status,
+                    tell,
+                    log.begin_term(time.time()),
+                    restart,
+                    changes,
                 )
                 reception = Reception(
                     run_dir, config, admin, log, roster, status, directory, membership, tell, conductor.newcomer

@@ -51,7 +51,8 @@ class PlanChanges:
 
     def begin(self, plan: Plan) -> None:
         """The run begins with this plan."""
-        self._replanning = Replanning(plan, self.draft, lambda: self.survey().instance)
+        with self._told():
+            self._replanning = Replanning(plan, self.draft, lambda: self.survey().instance)
         for peer, facts in self.roster.hosts.items():
             self._rating.claim(peer, facts.layer_seconds)
 
@@ -81,10 +82,9 @@ class PlanChanges:
 
     def committed(self, plan: Plan, routes: Iterable[tuple[str, ...]]) -> None:
         """A step was committed: believe what members deliver."""
-        assert self._replanning is not None
         for peer, layer_s in self._rating.counted(plan, routes).items():
             facts = self.roster.rerate(peer, layer_s)
-            if facts is not None:
+            if facts is not None and self._replanning is not None:
                 self.tell({"event": "rerated", "peer": peer, "layer_s": layer_s})
                 with self._told():
                     self._replanning.rerated(peer, facts)
@@ -94,24 +94,27 @@ class PlanChanges:
 
     def holds(self, plan: Plan) -> None:
         """Another plan holds."""
-        assert self._replanning is not None
+        if self._replanning is None:
+            return
         with self._told():
             self._replanning.changed(plan)
 
-    def called_off(self, problem: str) -> None:
+    def called_off(self, problem: str, culprit: str = "") -> None:
         """The plan that was proposed will not come."""
         assert self._replanning is not None
         self.tell({"event": "warning", "problem": f"the plan does not change: {problem}"})
         with self._told():
-            self._replanning.called_off()
+            self._replanning.called_off(culprit)
 
     def target(self) -> Plan | None:
         """The plan to propose, once; None for no change."""
-        assert self._replanning is not None
-        target = None
-        with self._told():
-            target = self._replanning.target()
-        return target
+        if self._replanning is None:
+            return None
+        try:
+            return self._replanning.target()
+        except SwarmError as error:
+            self.called_off(error.problem)
+            return None
 
     def proposed(self) -> None:
         """The leader took it."""
@@ -126,9 +129,10 @@ class PlanChanges:
             await asyncio.sleep(_SOLVE_PAUSE_S)
             self._dirty.clear()
             with self._told():
-                instance = self.survey().instance
+                if self._replanning is None:
+                    continue
+                instance = self._replanning.question()
                 found = await asyncio.to_thread(self.planner, instance)
-                assert self._replanning is not None
                 self._replanning.solved(instance, found)
             self.wake()
 

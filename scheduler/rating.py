@@ -21,7 +21,7 @@ from swarm.plan import Plan
 WINDOW_MICROBATCHES = 24
 """A window is over when every stage has counted so many for each of its replicas."""
 MOST_FASTER = 2.0
-"""A member's word alone may make it so much faster in one go: weights follow, and the ledger shows whether it holds."""
+"""Than it measured when it came: more than that no member's word makes it."""
 TOLERANCE = 1.33
 """Slower or faster by less than this is as measured."""
 
@@ -30,6 +30,7 @@ TOLERANCE = 1.33
 class Rating:
     """Seconds a layer of every host, as believed and as observed."""
 
+    _measured: dict[str, float] = field(default_factory=dict)
     _claims: dict[str, float] = field(default_factory=dict)
     _told: dict[str, float] = field(default_factory=dict)
     _counts: Counter[str] = field(default_factory=Counter)
@@ -38,6 +39,7 @@ class Rating:
 
     def claim(self, peer: str, layer_s: float) -> None:
         """What a host measured when it came, or was rated at since."""
+        self._measured.setdefault(peer, layer_s)
         self._claims[peer] = layer_s
         self._doubts.pop(peer, None)
 
@@ -81,7 +83,7 @@ class Rating:
                     continue
                 wanted = total * weight / total_weight
                 counted = self._counts[peer] + 1  # one microbatch more or less is chance
-                told = max(self._told.get(peer, claimed), claimed / MOST_FASTER)
+                told = max(self._told.get(peer, claimed), self._measured[peer] / MOST_FASTER)
                 yield peer, told if counted >= wanted else max(told, claimed * wanted / counted)
 
     def _is_doubted(self, peer: str, layer_s: float) -> bool:

@@ -49,6 +49,7 @@ class Replanning:
     _moves: dict[str, int] = field(default_factory=dict)
     _owners: set[str] = field(default_factory=set)
     _reweighed: bool = False
+    _failed: set[str] = field(default_factory=set)
     _recut: tuple[Instance, Assignment] | None = None
 
     def __post_init__(self) -> None:
@@ -95,9 +96,22 @@ class Replanning:
             if peer in self._replanner.places.hosts:
                 self._take(self._replanner.arrived(peer))
 
-    def called_off(self) -> None:
-        """The plan that was proposed does not come: think again, from what holds."""
+    def called_off(self, culprit: str = "") -> None:
+        """The plan that was proposed does not come: think again, from what holds.
+
+        Args:
+            culprit: the peer that it failed on; it gets no other stage.
+        """
+        if culprit:
+            self._failed.add(culprit)
         self._begin()
+
+    def question(self) -> Instance:
+        """All that are here, but for peers on which a change failed and that have no stage."""
+        instance = self.resurvey()
+        names = instance.hosts.names
+        rows = [row for row, name in enumerate(names) if name not in self._failed or self.plan.groups_of(name)]
+        return replace(instance, hosts=instance.hosts.take(np.array(rows, dtype=np.int64)))
 
     def solved(self, instance: Instance, found: Certified) -> None:
         """A full plan was made for all members: take it over move by move, or, where it cuts the trunk anew, whole.
@@ -123,7 +137,7 @@ class Replanning:
         """The plan to propose, once: all that was decided since the last one; None for no change."""
         if not (self._moves or self._owners or self._reweighed or self._recut):
             return None
-        instance = self.resurvey()
+        instance = self.question()
         recut, self._recut = self._recut, None
         if recut is not None and recut[0].hosts.names == instance.hosts.names:
             self._begin()
@@ -148,9 +162,10 @@ class Replanning:
 
     def _begin(self) -> None:
         """From the plan that holds and fresh measurements; standbys are offered anew."""
-        self._instance = self.resurvey()
+        self._instance = self.question()
         self._replanner = Replanner(*_placed(self._instance, self.plan))
-        self._moves.clear()
+        self._moves, self._reweighed = {}, False
+        self._owners = set(self._instance.owners.names) - set(self.plan.owners) - self._failed
         for claim in claims_of(self._instance.hosts):
             if claim.name not in self._replanner.places.hosts:
                 self._take(self._replanner.join(claim))

@@ -22,13 +22,12 @@ class Restart:
 
     Attributes:
         next_step: the first step to compute; also the number of steps that the checkpoint's weights have seen.
-        term, plan_number: higher than any before.
+        plan_number: higher than any before.
         cursors: by owner, the first microbatch of its shard that no kept step has used.
         checkpoint: None for a run that begins.
     """
 
     next_step: int = 0
-    term: int = 1
     plan_number: int = 1
     cursors: Mapping[str, int] = field(default_factory=dict)
     checkpoint: CheckpointReader | None = None
@@ -79,13 +78,13 @@ def restart_of(run_dir: RunDir, config: RunConfig, log: AuditLog) -> Restart:
         CheckpointCorrupt: the newest checkpoint's manifest is damaged.
         RunMismatch: it is another run's.
     """
-    term, plan_number = log.last_term + 1, log.last_plan + 1
+    plan_number = log.last_plan + 1
     try:
         reader = CheckpointReader(newest_checkpoint(run_dir.checkpoints))
     except CheckpointMissing:
         log.rewind(0)
-        return Restart(0, term, plan_number)
+        return Restart(0, plan_number)
     if reader.config.fingerprint != config.fingerprint:
         raise RunMismatch(f"{reader.folder} is of another run", "move it out of the run's folder")
     log.rewind(reader.step)
-    return Restart(reader.step, term, plan_number, reader.cursors, reader)
+    return Restart(reader.step, plan_number, reader.cursors, reader)

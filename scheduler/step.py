@@ -237,8 +237,8 @@ class StepLeader:
 
     @property
     def is_changing(self) -> bool:
-        """Whether a plan change is on its way."""
-        return self._change.is_on
+        """Whether no plan can be proposed: a change is on its way, or members still make a checkpoint's copy."""
+        return self._change.is_on or any(applying.checkpoint for applying in self._applying.values())
 
     @property
     def coming(self) -> Plan | None:
@@ -247,7 +247,7 @@ class StepLeader:
 
     def group_loaded(self, peer: str, report: GroupLoaded) -> list[Instruction]:
         """A mover holds the state after some step."""
-        return self._change.loaded(peer, report)
+        return self._change.loaded(peer, report, self.step)
 
     def group_not_loaded(self, peer: str, report: GroupNotLoaded) -> list[Instruction]:
         """A mover cannot load what it should."""

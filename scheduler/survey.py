@@ -136,7 +136,8 @@ def _regions(members: Mapping[str, Capabilities], scheduler: str) -> tuple[dict[
     region = np.arange(len(names)) if len(names) <= MAX_PAIRWISE else _rings(round_trip_s[: len(names), -1])
     count = int(region.max()) + 1
     measured = int(np.isfinite(round_trip_s[:-1, :-1]).sum()) // 2
-    filled = _triangulated(round_trip_s)[:-1, :-1]
+    filled = _triangulated(round_trip_s) if len(names) <= MAX_PAIRWISE else _by_distance(round_trip_s)
+    filled = filled[:-1, :-1]
     latency_s, pair = np.zeros((count, count)), np.full((count, count), np.inf)
     for one in range(count):
         for other in range(count):
@@ -156,7 +157,7 @@ def _measured(members: Mapping[str, Capabilities], names: list[str]) -> tuple[Fl
     rate = np.full((len(names), len(names)), np.inf)
     for peer, facts in members.items():
         for link in facts.links:
-            if link.peer in place and link.peer != peer:
+            if link.peer in place and link.peer != peer and link.bytes_per_s > 0:
                 pair = (place[peer], place[link.peer]), (place[link.peer], place[peer])
                 for row, column in pair:
                     round_trip_s[row, column] = np.fmin(round_trip_s[row, column], link.round_trip_s)
@@ -172,13 +173,22 @@ def _triangulated(round_trip_s: Floats) -> Floats:
         with np.errstate(invalid="ignore"):
             most = np.fmin.reduce(over + round_trip_s, axis=0)
             least = np.fmax.reduce(np.abs(over - round_trip_s), axis=0)
-        estimate = (most + least) / 2
+        estimate = (most + np.fmin(least, most)) / 2
         missing = np.isnan(filled[row])
         filled[row, missing] = estimate[missing]
     filled = np.where(np.isnan(filled), float(np.nanmedian(np.append(filled, 0.0))), filled)
     np.fill_diagonal(filled, 0.0)
     symmetric: Floats = np.fmin(filled, filled.T)
     return symmetric
+
+
+def _by_distance(round_trip_s: Floats) -> Floats:
+    """As `_triangulated`, over the scheduler alone: for many members."""
+    distance = np.nan_to_num(round_trip_s[:, -1], nan=_LEAST_ROUND_TRIP_S)
+    estimate = np.maximum(distance[:, None], distance[None, :])  # the middle of sum and difference
+    filled: Floats = np.where(np.isnan(round_trip_s), estimate, round_trip_s)
+    np.fill_diagonal(filled, 0.0)
+    return filled
 
 
 def _rings(to_scheduler_s: Floats) -> Ints:

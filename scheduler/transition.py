@@ -7,7 +7,7 @@
     LOADING   a commit, some mover is too far behind          LOADING   FollowStep to every mover
     LOADING   a commit, every mover has nearly caught up      done      FollowStep, then the new plan
     any       a mover cannot load, or has other weights       off       CancelGroup to every mover
-    any       a mover is a hundred steps behind               off       CancelGroup to every mover
+    any       it takes more than a hundred steps              off       CancelGroup to every mover
     any       peers died, and a group would stay empty        off       CancelGroup to every mover
 
 A mover goes on with its present work while it loads. It follows every step that is committed meanwhile by applying the
@@ -26,8 +26,9 @@ from swarm.model.spans import ENDS, Span
 from swarm.plan import Plan
 from swarm.wire.messages import CancelGroup, FollowStep, GroupLoaded, GroupNotLoaded, PrepareGroup
 
-MAX_BEHIND_STEPS = 100
-"""A mover that falls so far behind will not catch up, and members keep an average for it of every step."""
+MAX_LOADING_STEPS = 100
+"""A change takes no more steps: members keep an average of each, and no checkpoint is taken meanwhile."""
+_TRANSFERS_OF_A_TERM = 1 << 32
 MAX_LAG_STEPS = 2
 """How many averages a mover may still lack when the plan changes: its group waits for them."""
 
@@ -88,10 +89,15 @@ class Transition:
     def loaded(self, peer: str, report: GroupLoaded) -> bool:
         """A mover holds the state after some step; False where others that hold it have other weights."""
         span = (report.first_layer, report.last_layer)
-        if report.transfer != self.transfer or (peer, span) not in self._reached:
+        if not self.moves(peer, report):
             return True
         self._reached[peer, span] = max(self._reached[peer, span], report.num_steps)
         return self.weights_are(span, report.num_steps, report.digest)
+
+    def moves(self, peer: str, report: GroupLoaded | GroupNotLoaded) -> bool:
+        """Whether a report is about this change, from one of its movers."""
+        mover = peer, (report.first_layer, report.last_layer)
+        return report.transfer == self.transfer and mover in self._reached
 
     def weights_are(self, span: Span, num_steps: int, digest: str) -> bool:
         """Somebody holds these weights; False where another one said something else."""
@@ -101,13 +107,17 @@ class Transition:
         """Whether the plan may change at the commit of `step`."""
         if not self._reached:
             return True
-        return self.stage is Stage.LOADING and min(self._reached.values()) > step - MAX_LAG_STEPS
+        least = min(self._reached.values())
+        return self.stage is Stage.LOADING and least >= self.copied_steps and least > step - MAX_LAG_STEPS
+
+    @property
+    def slowest(self) -> str:
+        """The mover that is furthest behind."""
+        return min(self._reached, key=lambda mover: (self._reached[mover], mover))[0]
 
     def is_hopeless(self, step: int) -> bool:
-        """Whether a mover is too slow ever to catch up."""
-        if self.stage is Stage.WANTED or not self._reached:
-            return False
-        return step - max(self.copied_steps, min(self._reached.values())) > MAX_BEHIND_STEPS
+        """Whether it takes too long."""
+        return self.stage is not Stage.WANTED and step - self.copied_steps > MAX_LOADING_STEPS
 
     def prepare(self, plan: Plan, lost: set[str], cursors: Mapping[str, int]) -> list[Instruction]:
         """Every member has its copy: movers may fetch it."""
@@ -181,7 +191,8 @@ class PlanChange:
         """Begin a change; False while another one is on, or where a group of it would be empty."""
         if self._transition is not None:
             return False
-        transition = Transition.between(self._num_transfers + 1, self.term, plan, target)
+        number = first_transfer(self.term) + self._num_transfers + 1
+        transition = Transition.between(number, self.term, plan, target)
         if not transition.lose(lost):
             return False
         self._num_transfers += 1
@@ -206,17 +217,17 @@ class PlanChange:
             return []
         return self._call_off("too many of its peers were lost")
 
-    def loaded(self, peer: str, report: GroupLoaded) -> list[Instruction]:
-        """A mover holds the state after some step."""
-        if self._transition is None or self._transition.loaded(peer, report):
+    def loaded(self, peer: str, report: GroupLoaded, step: int) -> list[Instruction]:
+        """A mover holds the state after some step; nothing follows where that step is not committed yet."""
+        if self._transition is None or report.num_steps > step or self._transition.loaded(peer, report):
             return []
-        return self._call_off(f"{peer} loaded other weights than the group holds")
+        return self._call_off(f"{peer} loaded other weights than the group holds", peer)
 
     def not_loaded(self, peer: str, report: GroupNotLoaded) -> list[Instruction]:
         """A mover cannot load what it should."""
-        if self._transition is None or report.transfer != self._transition.transfer:
+        if self._transition is None or not self._transition.moves(peer, report):
             return []
-        return self._call_off(f"{peer} cannot load its layers: {report.problem}")
+        return self._call_off(f"{peer} cannot load its layers: {report.problem}", peer)
 
     def applied(self, span: Span, num_steps: int, digest: str) -> list[Instruction]:
         """A member that serves holds these weights."""
@@ -246,7 +257,7 @@ class PlanChange:
             self._transition = None
             return transition.plan_after(plan, step + 1), instructions
         if transition.is_hopeless(step):
-            return plan, instructions + self._call_off("a peer loads more slowly than steps are made")
+            return plan, instructions + self._call_off("it takes too long", transition.slowest)
         if transition.stage is Stage.WANTED:
             transition.stage, transition.copied_steps = Stage.COPYING, step + 1
         return plan, instructions
@@ -255,11 +266,16 @@ class PlanChange:
         """The run is over."""
         self._transition = None
 
-    def _call_off(self, problem: str) -> list[Instruction]:
+    def _call_off(self, problem: str, culprit: str = "") -> list[Instruction]:
         assert self._transition is not None
-        instructions = [*self._transition.cancel(), PlanChangeOff(problem)]
+        instructions = [*self._transition.cancel(), PlanChangeOff(problem, culprit)]
         self._transition = None
         return instructions
+
+
+def first_transfer(term: int) -> int:
+    """No change of one leader has the number of another leader's."""
+    return term * _TRANSFERS_OF_A_TERM
 
 
 def _overlap(span: Span, other: Span) -> bool:

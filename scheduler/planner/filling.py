@@ -26,14 +26,14 @@ def fill(instance: Instance, shape: Shape, size: Ints, moves: int) -> Assignment
     sizes = np.array(shape.sizes)
     kinds = np.unique(sizes)
     rates = np.stack(
-        [_flows(instance, layers, shape.sync_s, float(shape.residence_s[layers])) for layers in kinds.tolist()]
+        [flows(instance, layers, shape.sync_s, float(shape.residence_s[layers])) for layers in kinds.tolist()]
     )
     stage = np.full(instance.num_hosts, -1, dtype=np.int64)
     for number, layers in enumerate(kinds.tolist()):
         hosts = np.flatnonzero((size == layers) & (rates[number] > 0))
         _longest_first(stage, instance.hosts.region, hosts, rates[number], np.flatnonzero(sizes == layers))
     kind_of_stage = np.searchsorted(kinds, sizes)
-    if len(np.unique(stage[stage >= 0])) < len(sizes) and not _every_stage(stage, rates, kind_of_stage):
+    if len(np.unique(stage[stage >= 0])) < len(sizes) and not every_stage(stage, rates, kind_of_stage):
         return None
     filled = _filled(instance, stage, kind_of_stage, rates, sizes, shape.rate, shape.sync_s)
     improve(filled, moves)
@@ -44,7 +44,7 @@ def settle(instance: Instance, plan: Assignment, found: Evaluation, sync_s: floa
     """Move hosts once more, each stage keeping microbatches as long as it was found to."""
     sizes, residence_s = plan.sizes, found.stage_residence_s
     pairs = zip(sizes.tolist(), residence_s.tolist(), strict=True)
-    rates = np.stack([_flows(instance, size, sync_s, stays_s) for size, stays_s in pairs])
+    rates = np.stack([flows(instance, size, sync_s, stays_s) for size, stays_s in pairs])
     totals = np.bincount(plan.stage[plan.stage >= 0], weights=found.host_rates[plan.stage >= 0], minlength=len(sizes))
     wanted = float(np.average(totals, weights=sizes))
     filled = _filled(instance, plan.stage.copy(), np.arange(len(sizes)), rates, sizes, wanted, sync_s)
@@ -84,7 +84,7 @@ def _ordered(instance: Instance, plan: Assignment) -> Assignment:
     return Assignment(np.where(plan.stage < 0, -1, place[plan.stage]), plan.sizes[order])
 
 
-def _flows(instance: Instance, layers: int, sync_s: float, residence_s: float) -> Floats:
+def flows(instance: Instance, layers: int, sync_s: float, residence_s: float) -> Floats:
     """Microbatches a second of each host with so many layers; 0 where they do not fit or would reduce too late."""
     rows = np.arange(instance.num_hosts)
     spans = np.full(instance.num_hosts, layers)
@@ -109,7 +109,7 @@ def _longest_first(stage: Ints, region: Ints, hosts: Ints, flow: Floats, numbers
         stage[host] = number
 
 
-def _every_stage(stage: Ints, rates: Floats, kind: Ints) -> bool:
+def every_stage(stage: Ints, rates: Floats, kind: Ints) -> bool:
     """Give each empty stage the host that is missed least; in place. Whether that was possible."""
     for number in range(len(kind)):
         if (stage == number).any():

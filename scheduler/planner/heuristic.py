@@ -10,17 +10,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scheduler.planner.arranging import arrange, is_short_of_memory, mixed
 from scheduler.planner.bound import BoundSearch
 from scheduler.planner.evaluator import Evaluation, evaluate
 from scheduler.planner.filling import fill, settle
 from scheduler.planner.instance import Assignment, Instance
+from scheduler.planner.placing import place
 from scheduler.planner.polishing import polish
+from scheduler.planner.replicated import replicated_plans
 from scheduler.planner.shapes import Shapes
 from swarm.errors import ModelTooLarge, RunError
 
 _RATE_SPLITS, _PATH_SPLITS = 40, 60
-_WORTH_A_REPLICA = 0.98
-"""A plan in which every stage has a second replica may be slower than the fastest by so much."""
+_WORTH_A_REPLICA = 0.75
+"""A plan in which every stage has a second replica may be slower than the fastest by so much: a death costs more."""
+_PLACINGS = 4
+"""Each changes how long stages keep microbatches, from which the next one starts."""
 _SMALL = 32
 """Up to so many hosts, plans are polished under the evaluator itself."""
 _EVALUATIONS = 2000
@@ -51,22 +56,26 @@ class _Effort:
         shapes: filled in each round.
         programmes: solved in each round to rank shapes.
         moves: of hosts, at each steepness.
+        arranged: plans: the fastest, and others near the relaxation.
+        arrangements: of the stages of each.
     """
 
     sync_factors: tuple[float, ...]
     shapes: int
     programmes: int
     moves: int
+    arranged: int
+    arrangements: int
 
     @classmethod
     def of(cls, num_hosts: int) -> _Effort:
         if num_hosts <= 8:
-            return cls((1.0, 1.0, 1.2), 4, 30, 100)
+            return cls((1.0, 1.0, 1.2), 4, 30, 100, 1, 20)
         if num_hosts <= 300:
-            return cls((1.0, 1.0, 1.0, 0.9, 1.1, 1.25, 0.8), 8, 60, 300)
+            return cls((1.0, 1.0, 1.0, 0.9, 1.1, 1.25, 0.8), 8, 60, 300, 3, 120)
         if num_hosts <= 3000:
-            return cls((1.0, 1.0, 1.0, 1.1), 3, 60, 100)
-        return cls((1.0, 1.0), 1, 40, 30)
+            return cls((1.0, 1.0, 1.0, 1.1), 3, 60, 100, 1, 160)
+        return cls((1.0, 1.0), 1, 40, 15, 1, 80)
 
 
 class _Candidates:
@@ -101,7 +110,7 @@ class _Candidates:
 
     @property
     def chosen(self) -> tuple[Evaluation, Assignment]:
-        """The fastest, or one with a second replica of every stage that is hardly slower."""
+        """The fastest, or one with a second replica of every stage that is not much slower."""
         assert self._fastest is not None
         if self._replicated is not None:
             reached = self._replicated[0].tokens_per_s
@@ -131,9 +140,13 @@ def certified_plan(
         able = int((instance.most_layers() > 0).sum())
         for number in range(fewest + 1, min(fewest + _POLISHED, able, instance.work.num_layers) + 1):
             candidates.offer(_alone(instance, number))
+    if instance.num_hosts <= _SMALL:
+        for plan in replicated_plans(instance):
+            candidates.offer(plan)
     search = BoundSearch(instance, slowest)
     search.split(_RATE_SPLITS, paths=False)
     _fill_shapes(instance, search, candidates, out_of_time)
+    _arrange(instance, search, candidates, out_of_time)
     if instance.num_hosts <= _SMALL:
         for plan in candidates.different()[:_POLISHED]:
             if not out_of_time():
@@ -165,10 +178,48 @@ def _fill_shapes(
                 found.append((candidates.offer(plan), plan))
         if found:
             evaluation, plan = min(found, key=lambda each: each[0].step_s)
+            evaluation, plan = _placed(instance, candidates, evaluation, plan, shapes.sync_s, effort.moves)
             stages = np.bincount(plan.sizes, minlength=len(stages)).astype(np.float64)
             residence_s = np.full(len(stages), evaluation.stage_residence_s.mean())
             for size in np.unique(plan.sizes).tolist():
                 residence_s[size] = evaluation.stage_residence_s[plan.sizes == size].mean()
+
+
+def _placed(
+    instance: Instance, candidates: _Candidates, found: Evaluation, plan: Assignment, sync_s: float, moves: int
+) -> tuple[Evaluation, Assignment]:
+    """The plan, or one with the same stages and each host where its memory is enough, as long as that is faster."""
+    best, now = (found, plan), (found, plan)
+    for _ in range(_PLACINGS):
+        placed = place(instance, now[1].sizes, now[0].stage_residence_s, sync_s)
+        if placed is None:
+            break
+        settled = settle(instance, placed, candidates.offer(placed), sync_s, moves)
+        now = (candidates.offer(settled), settled)
+        if now[0].step_s >= best[0].step_s:
+            break
+        best = now
+    return best
+
+
+def _arrange(instance: Instance, search: BoundSearch, candidates: _Candidates, out_of_time: Callable[[], bool]) -> None:
+    """The fastest plans' stages in another order, of other sizes."""
+    effort, weakest = _Effort.of(instance.num_hosts), search.weakest
+    found, plan = candidates.chosen
+    # Where they overlap the rest, all-reduces of a faster plan are between the bound's and this plan's step.
+    bound_s = weakest.sync_s[1]
+    sync_s = (bound_s + found.step_s) / 2 if instance.work.staleness else max(found.sync_s, bound_s)
+    starts = [(found, plan)]
+    if effort.arranged > 1:
+        shapes = Shapes(instance, sync_s, np.full(len(weakest.stages), found.fill_s)).beside(weakest.stages)
+        starts += mixed(instance, shapes, found.fill_s, sync_s)[: effort.arranged - 1]
+    for before, start in starts:
+        if out_of_time() or not is_short_of_memory(instance, start, before):
+            continue
+        arranged = arrange(instance, start, before, sync_s, effort.arrangements)
+        if arranged is not None:
+            settled = settle(instance, arranged, candidates.offer(arranged), sync_s, effort.moves)
+            _placed(instance, candidates, candidates.offer(settled), settled, sync_s, effort.moves)
 
 
 def _fewest_stages(instance: Instance) -> int:

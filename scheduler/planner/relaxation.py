@@ -8,12 +8,12 @@ to a route's time,
 - stages of one size k reduce in time:            sum (2 k g - tau B) <= 2 k g stages = sum 2 k g f, for each k
 - and so does each member:                        k g <= tau B, unless it is alone, and then its rate is X or more
 - the path is its hosts' shares:                  sum f h = the path's time, without the owners' share
-- graphs are kept, r long, until gradients come:  X f r <= the host's slots, and, for any horizon t from the last hop on,
-                                                  sum f h max(t - r, 0) <= t^2 / 2
+- graphs are kept, r long, until gradients come:  X f r <= the host's slots
+- and there is only one path, for any horizon t:  sum f h max(t - r, 0) <= t^2 / 2
 
-The last row: a stage lies in the path like an interval as long as its hosts' h, and r is at least the middle of that.
-max(t - r, 0) is convex in r, so at the middle it is no more than its mean over the interval, and the intervals do not
-overlap: together they have at most the integral of max(t - r, 0).
+In the last row, r is counted without `last_s`. A stage lies in the path like an interval as long as its hosts' h, and r
+is at least that interval's middle. max(t - r, 0) is convex and falls with r: at the middle it is at most its mean over
+the interval, and as intervals do not overlap, together they have at most its integral.
 
 Prices of the second row leave independent choices of the hosts, so any prices >= 0 bound every plan (weak duality), and
 the linear programme over a sample of hosts finds good ones.

@@ -47,8 +47,8 @@ class Shapes:
     """Searches shapes for one instance and one limit on all-reduces."""
 
     def __init__(self, instance: Instance, sync_s: float, residence_s: Floats) -> None:
-        self._instance, self._sync_s, self._residence_s = instance, sync_s, residence_s
-        self._class_of = _classes(instance)
+        self._instance, self.sync_s, self._residence_s = instance, sync_s, residence_s
+        self._class_of = classes(instance)
         self._members = np.bincount(self._class_of)
         number = len(self._members)
         spans = Spans.of(instance, np.arange(instance.num_hosts))
@@ -73,7 +73,7 @@ class Shapes:
             stages: of each size, in fractions, by size, 0 first; where to begin.
             tries: programmes to solve.
         """
-        waiting = self._rounded(stages)
+        waiting = self.beside(stages)
         seen: set[Sizes] = set()
         while waiting and len(self._found) < tries:
             for sizes in waiting:
@@ -113,7 +113,7 @@ class Shapes:
         wish = self._instance.work.num_stages
         return len(sizes) <= self._instance.num_hosts and wish in (0, len(sizes))
 
-    def _rounded(self, stages: Floats) -> list[Sizes]:
+    def beside(self, stages: Floats) -> list[Sizes]:
         """Whole numbers beside the fractions: thresholds at which to round up, and the rest filled in."""
         total = self._instance.work.num_layers
         found: list[Sizes] = []
@@ -168,7 +168,7 @@ class Shapes:
         # Rows: the hosts of each class; the rate of each size; its all-reduces, in layers' gradients.
         rows = [self._class[keep], classes + kind, classes + number + kind, classes + np.arange(number)]
         places = [columns, columns, columns, np.full(number, len(keep))]
-        toll = self._layers[keep] - self._sync_s / need * self._line[keep]
+        toll = self._layers[keep] - self.sync_s / need * self._line[keep]
         data = [np.ones(len(keep)), -self._flow[keep] * speed, toll, counts.astype(np.float64)]
         matrix = csr_array(
             (np.concatenate(data), (np.concatenate(rows), np.concatenate(places))),
@@ -188,10 +188,10 @@ class Shapes:
             return None
         taken = np.zeros((classes, self._instance.work.num_layers + 1))
         taken[self._class[keep], self._layers[keep]] = found.x[:-1]
-        return Shape(sizes, self._sync_s, self._residence_s, float(found.x[-1] / speed), taken)
+        return Shape(sizes, self.sync_s, self._residence_s, float(found.x[-1] / speed), taken)
 
 
-def _classes(instance: Instance) -> Ints:
+def classes(instance: Instance) -> Ints:
     """Of each host, the number of its class: hosts of a kind with about the same line, or few hosts one by one."""
     order, kind = by_kind(instance)
     classes = np.empty(len(order), dtype=np.int64)

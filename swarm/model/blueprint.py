@@ -30,6 +30,9 @@ LLAMA_KIND = "choose a decoder of the Llama kind (llama, qwen3, mistral, olmo2)"
 """The remedy for every model whose shape does not fit."""
 
 
+_PART_HEADER_BYTES = 1 << 20
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """What planners and limits need to know of a model."""
@@ -46,6 +49,11 @@ class Layout:
     """Parameters of each decoder layer."""
     ends_parameters: int
     """Parameters that owners keep: embedding, front and back layers, norm, head; tied ones once."""
+
+    @property
+    def most_part_bytes(self) -> int:
+        """Of a checkpoint's part: two fp32 moments a parameter, and what names and shapes take."""
+        return 8 * max(*self.layer_parameters, self.ends_parameters) + _PART_HEADER_BYTES
 
 
 def transformers_config(config: RunConfig) -> Any:

@@ -48,6 +48,12 @@ class Shelf:
         """Nobody follows the group any more."""
         self._averages.pop(span == ENDS, None)
 
+    def clear(self) -> None:
+        """What is here belongs to a history that may not go on."""
+        self._copies.clear()
+        self._averages.clear()
+        self._infos.clear()
+
     def parts(self, is_ends: bool, num_steps: int) -> Parts:
         """Everything of a state that is kept."""
         copy_steps, copy = self._copies.get(is_ends, (-1, {}))

@@ -23,6 +23,7 @@ class StateFetch:
         endpoint: asks.
         num_steps: of the state.
         required: names of parts without which nothing is done.
+        most_bytes: that a part can have; larger offers are ignored.
         optional: names of parts that are taken where donors have them.
         parts: what has arrived, by name; may be filled with what is here already.
     """
@@ -30,6 +31,7 @@ class StateFetch:
     endpoint: Endpoint
     num_steps: int
     required: Collection[str]
+    most_bytes: int
     optional: Collection[str] = ()
     parts: dict[str, bytes] = field(default_factory=dict)
 
@@ -67,6 +69,8 @@ class StateFetch:
         offers: dict[str, tuple[PartInfo, list[str]]] = {}
         for donor, parts in zip(donors, lists, strict=True):
             for part in parts:
+                if part.num_bytes > self.most_bytes:
+                    continue
                 info, holders = offers.setdefault(part.name, (part, []))
                 if info != part:
                     raise CheckpointCorrupt(

@@ -39,6 +39,19 @@ _FOLDER = re.compile(r"step-(\d{8,})")
 _ANOTHER = "use another checkpoint or fetch this one again"
 
 
+def read_part(name: str, content: bytes) -> dict[str, Tensor]:
+    """The tensors of a part that came over the network, by global name.
+
+    Raises:
+        CheckpointCorrupt: it is no safetensors file.
+    """
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load(content)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise CheckpointCorrupt(f"{name} is no safetensors file ({error})", "ask another replica") from None
+    return tensors
+
+
 class CheckpointWriter:
     """Writes one checkpoint, part by part. Leaving it without `finish` leaves nothing.
 

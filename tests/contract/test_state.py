@@ -17,6 +17,7 @@ from swarm.wire.payloads import MAX_CHUNK_BYTES
 from tests.support.net import Net
 
 SPAN = (1, 3)
+MOST = 2 * MAX_CHUNK_BYTES
 LARGE = bytes(range(256)) * (MAX_CHUNK_BYTES // 256) + b"tail"
 PARTS = {"model-00001": b"one", "model-00002": LARGE, "optimizer-00001": b"moments"}
 
@@ -41,7 +42,7 @@ def test_parts_come_from_several_donors_whole(run: Callable[..., None]) -> None:
                 return await shelf.fetch(delivery)
 
             donor.on_request(FetchState, fetch)
-        fetch_all = StateFetch(joiner, 7, ["model-00001", "model-00002"], ["optimizer-00001", "optimizer-00002"])
+        fetch_all = StateFetch(joiner, 7, ["model-00001", "model-00002"], MOST, ["optimizer-00001", "optimizer-00002"])
         assert await fetch_all.run([donor.peer_id for donor in donors]) == PARTS
         assert set(asked) == {donor.peer_id for donor in donors}
 
@@ -58,7 +59,7 @@ def test_a_donor_that_breaks_off_is_replaced(run: Callable[..., None]) -> None:
             raise CheckpointMissing("gone", "ask another one")
 
         bad.on_request(FetchState, refuse)
-        found = await StateFetch(joiner, 7, list(PARTS)).run([bad.peer_id, good.peer_id])
+        found = await StateFetch(joiner, 7, list(PARTS), MOST).run([bad.peer_id, good.peer_id])
         assert found == PARTS
 
     run(body)
@@ -79,7 +80,7 @@ def test_what_has_arrived_is_not_fetched_again(run: Callable[..., None]) -> None
             return await shelf.fetch(delivery)
 
         donor.on_request(FetchState, sometimes)
-        fetch = StateFetch(joiner, 7, list(PARTS))
+        fetch = StateFetch(joiner, 7, list(PARTS), MOST)
         with pytest.raises(SwarmError):
             await fetch.run([donor.peer_id])
         assert set(fetch.parts) == {"model-00001", "optimizer-00001"}
@@ -97,7 +98,7 @@ def test_a_part_that_does_not_match_its_hash_is_refused(run: Callable[..., None]
         serve(liar)
         liar.on_request(FetchState, serve(await net.endpoint(), {**PARTS, "model-00001": b"two"}).fetch)
         with pytest.raises(CheckpointCorrupt, match="does not match its own hash"):
-            await StateFetch(joiner, 7, ["model-00001"]).run([liar.peer_id])
+            await StateFetch(joiner, 7, ["model-00001"], MOST).run([liar.peer_id])
 
     run(body)
 
@@ -108,7 +109,7 @@ def test_donors_that_disagree_are_named(run: Callable[..., None]) -> None:
         serve(one)
         serve(other, {**PARTS, "model-00001": b"two"})
         with pytest.raises(CheckpointCorrupt, match="different model-00001"):
-            await StateFetch(joiner, 7, list(PARTS)).run([one.peer_id, other.peer_id])
+            await StateFetch(joiner, 7, list(PARTS), MOST).run([one.peer_id, other.peer_id])
 
     run(body)
 
@@ -118,7 +119,7 @@ def test_another_step_is_missing(run: Callable[..., None]) -> None:
         joiner, donor = [await net.endpoint() for _ in range(2)]
         serve(donor)
         with pytest.raises(CheckpointMissing, match="after step 8"):
-            await StateFetch(joiner, 8, ["model-00001"]).run([donor.peer_id])
+            await StateFetch(joiner, 8, ["model-00001"], MOST).run([donor.peer_id])
 
     run(body)
 
@@ -139,7 +140,7 @@ def test_the_ends_are_for_owners_and_the_scheduler(
         asker, donor = await net.endpoint(roles), await net.endpoint(("host", "owner"))
         serve(donor).put_copy(ENDS, 7, {"model-ends": b"private"})
         for name, allowed in (("model-00001", trunk), ("model-ends", ends)):
-            fetch = StateFetch(asker, 7, [name])
+            fetch = StateFetch(asker, 7, [name], MOST)
             if allowed:
                 assert await fetch.run([donor.peer_id])
             else:
@@ -147,5 +148,15 @@ def test_the_ends_are_for_owners_and_the_scheduler(
                     await fetch.run([donor.peer_id])
                 with pytest.raises(SwarmError, match="keeps no"):
                     await asker.request(donor.peer_id, FetchState(num_steps=7, name=name, offset=0))
+
+    run(body)
+
+
+def test_a_part_that_cannot_be_so_large_is_not_fetched(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        joiner, liar = [await net.endpoint() for _ in range(2)]
+        serve(liar)
+        with pytest.raises(CheckpointMissing, match="model-00002"):
+            await StateFetch(joiner, 7, list(PARTS), len(LARGE) - 1).run([liar.peer_id])
 
     run(body)

@@ -301,7 +301,9 @@ def test_a_port_that_is_taken_on_the_schedulers_machine(tmp_path: Path) -> None:
     before = left_in(tmp_path / "run")
 
     async def main(port: int) -> None:
-        async with scheduling(RunDir(tmp_path / "run"), "127.0.0.1", port, 1, 1, 0, certified_plan, lambda event: None):
+        async with scheduling(
+            RunDir(tmp_path / "run"), "127.0.0.1", port, 1, 1, 0, certified_plan, False, lambda event: None
+        ):
             pytest.fail("it listens")
 
     with closing(socket.socket()) as taken:

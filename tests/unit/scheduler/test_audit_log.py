@@ -101,6 +101,7 @@ def test_no_row_can_be_changed_or_removed(tmp_path: Path, table: str, statement:
     log.append_loss("b", 0, "gone")
     log.note_weights(1, 0, "a", "w")
     assert log.admit(b"n", "peer", 1, 0.0)
+    assert log.begin_term(0.0) == 1
     log.close()
     with sqlite3.connect(tmp_path / "audit.sqlite") as connection:
         column = connection.execute(f"PRAGMA table_info({table})").fetchone()[1]
@@ -159,14 +160,14 @@ def test_a_rewound_log_goes_on_and_keeps_what_it_lost(tmp_path: Path) -> None:
         log.note_weights(step + 1, 0, "a", f"w{step}")
     log.append_plan(3, 0, 1.0)
     assert log.admit(b"nonce", "a", 1, 0.0)
-    assert (log.last_term, log.last_plan) == (2, 3)
+    assert (log.begin_term(0.0), log.begin_term(0.0), log.last_plan) == (1, 2, 3)
     log.rewind(2)
     assert (log.num_steps, log.last_plan) == (2, 3)
     assert not log.admit(b"nonce", "b", 1, 0.0), "spent invites stay spent"
     log.append_step(record(2), 3, 0.0)
     log.close()
     assert [step.step for step in read_steps(tmp_path / "audit.sqlite")] == [0, 1, 2]
-    (old,) = tmp_path.glob("audit-until-step-5-term-2.sqlite")
+    (old,) = tmp_path.glob("audit-before-term-2.sqlite")
     assert [step.step for step in read_steps(old)] == list(range(5))
     assert set(read_weight_digests(tmp_path / "audit.sqlite")) == {(1, 0), (2, 0)}
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from scheduler.instructions import PlanChangeOff, Send
-from scheduler.transition import MAX_BEHIND_STEPS, PlanChange
+from scheduler.transition import MAX_LOADING_STEPS, PlanChange, first_transfer
 from swarm.plan import Plan
 from swarm.wire.messages import CancelGroup, FollowStep, GroupLoaded, GroupNotLoaded, PrepareGroup
 from tests.support.plans import plan
@@ -15,8 +15,10 @@ from tests.support.plans import plan
 NOW = plan(["a", "b"], ["c", "d"])
 MOVES_B = plan(["a"], ["c", "d", "b"])
 
+TRANSFER = first_transfer(1) + 1
 
-def loaded(num_steps: int, digest: str = "w", transfer: int = 1) -> GroupLoaded:
+
+def loaded(num_steps: int, digest: str = "w", transfer: int = TRANSFER) -> GroupLoaded:
     return GroupLoaded(transfer=transfer, first_layer=2, last_layer=3, num_steps=num_steps, digest=digest)
 
 
@@ -53,7 +55,7 @@ def test_the_plan_changes_when_the_mover_has_nearly_caught_up() -> None:
     held, told = change.after_commit(5, 1.0, NOW)
     assert held is NOW
     assert [type(each.message) for each in told if isinstance(each, Send)] == [FollowStep]
-    assert change.loaded("b", loaded(5)) == []
+    assert change.loaded("b", loaded(5), 9) == []
     held, told = change.after_commit(6, 1.0, NOW)
     assert (held.number, held.first_step) == (2, 7)
     assert held.groups == MOVES_B.groups
@@ -73,11 +75,11 @@ def test_without_anything_to_load_the_next_commit_changes_the_plan() -> None:
     "event",
     [
         lambda change: change.not_loaded(
-            "b", GroupNotLoaded(transfer=1, first_layer=2, last_layer=3, problem="no donor")
+            "b", GroupNotLoaded(transfer=TRANSFER, first_layer=2, last_layer=3, problem="no donor")
         ),
         lambda change: change.lose({"a"}),
-        lambda change: change.applied((2, 3), 5, "x") + change.loaded("b", loaded(5, "y")),
-        lambda change: change.after_commit(5 + MAX_BEHIND_STEPS + 1, 1.0, NOW)[1],
+        lambda change: change.applied((2, 3), 5, "x") + change.loaded("b", loaded(5, "y"), 9),
+        lambda change: change.after_commit(5 + MAX_LOADING_STEPS + 1, 1.0, NOW)[1],
     ],
 )
 def test_what_calls_it_off(event: object) -> None:
@@ -97,8 +99,11 @@ def test_a_second_change_waits_for_the_first() -> None:
 
 def test_reports_of_another_change_or_peer_change_nothing() -> None:
     change = loading()
-    assert change.loaded("b", loaded(99, "other", transfer=7)) == []
-    assert change.loaded("x", loaded(99, "other")) == []
+    assert change.loaded("b", loaded(9, "other", transfer=7), 9) == []
+    assert change.loaded("x", loaded(9, "other"), 9) == []
+    assert change.loaded("b", loaded(99, "other"), 9) == []
+    stranger = GroupNotLoaded(transfer=TRANSFER, first_layer=2, last_layer=3, problem="me")
+    assert change.not_loaded("x", stranger) == []
     held, _ = change.after_commit(5, 1.0, NOW)
     assert held is NOW
 
