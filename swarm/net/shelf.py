@@ -30,11 +30,12 @@ class Shelf:
         self._copies: dict[bool, tuple[int, Parts]] = {}
         self._averages: dict[bool, dict[int, Parts]] = {}
         self._infos: dict[tuple[bool, int], tuple[PartInfo, ...]] = {}
+        self._version = 0
 
     def put_copy(self, span: Span, num_steps: int, parts: Parts) -> None:
         """Keep the whole state of a group; an older copy gives way."""
         self._copies[span == ENDS] = num_steps, parts
-        self._infos.clear()
+        self._changed()
 
     def put_average(self, span: Span, num_steps: int, parts: Parts) -> None:
         """Keep the averaged gradient that led to the state after `num_steps` steps."""
@@ -42,7 +43,7 @@ class Shelf:
         kept[num_steps] = parts
         while len(kept) > 1 and sum(map(_num_bytes, kept.values())) > self._average_bytes:
             del kept[min(kept)]
-        self._infos.clear()
+        self._changed()
 
     def drop_averages(self, span: Span) -> None:
         """Nobody follows the group any more."""
@@ -52,6 +53,10 @@ class Shelf:
         """What is here belongs to a history that may not go on."""
         self._copies.clear()
         self._averages.clear()
+        self._changed()
+
+    def _changed(self) -> None:
+        self._version += 1
         self._infos.clear()
 
     def parts(self, is_ends: bool, num_steps: int) -> Parts:
@@ -66,9 +71,14 @@ class Shelf:
         infos: tuple[PartInfo, ...] = ()
         for is_ends in _allowed(delivery.roles):
             key = is_ends, request.num_steps
-            if key not in self._infos:
-                self._infos[key] = await asyncio.to_thread(_describe, self.parts(*key))
-            infos += self._infos[key]
+            found = self._infos.get(key)
+            if found is None:
+                version = self._version
+                found = await asyncio.to_thread(_describe, self.parts(*key))
+                # What was put meanwhile is not in it; and who asks for steps that nobody has must not fill the memory.
+                if found and version == self._version:
+                    self._infos[key] = found
+            infos += found
         return Reply(StateList(parts=infos))
 
     async def fetch(self, delivery: Delivery) -> Reply:

@@ -8,6 +8,7 @@ import pytest
 
 from swarm.errors import CheckpointCorrupt, CheckpointMissing, SwarmError
 from swarm.model.spans import ENDS
+from swarm.net import shelf as shelves
 from swarm.net.channel import Delivery, Reply
 from swarm.net.endpoint import Endpoint
 from swarm.net.shelf import Shelf
@@ -158,5 +159,28 @@ def test_a_part_that_cannot_be_so_large_is_not_fetched(run: Callable[..., None])
         serve(liar)
         with pytest.raises(CheckpointMissing, match="model-00002"):
             await StateFetch(joiner, 7, list(PARTS), len(LARGE) - 1).run([liar.peer_id])
+
+    run(body)
+
+
+def test_a_list_asked_for_too_early_is_not_remembered(
+    run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(net: Net) -> None:
+        joiner, donor = [await net.endpoint() for _ in range(2)]
+        shelf = serve(donor)
+        describe = shelves._describe
+
+        def slowly(parts: shelves.Parts) -> object:
+            found = describe(parts)
+            shelf.put_average(SPAN, 8, {"gradient-00001": b"late"})  # while the list is being made
+            return found
+
+        monkeypatch.setattr(shelves, "_describe", slowly)
+        with pytest.raises(CheckpointMissing):
+            await StateFetch(joiner, 8, ["gradient-00001"], MOST).run([donor.peer_id])
+        monkeypatch.setattr(shelves, "_describe", describe)
+        found = await StateFetch(joiner, 8, ["gradient-00001"], MOST).run([donor.peer_id])
+        assert found == {"gradient-00001": b"late"}
 
     run(body)
