@@ -70,11 +70,6 @@ class Transition:
                 self._reached[peer, span] = 0
         return self
 
-    @property
-    def movers(self) -> tuple[Mover, ...]:
-        """Who has to load what."""
-        return tuple(self._reached)
-
     def needs(self, span: Span) -> bool:
         """Whether members that hold `span` keep copies and averages for some mover."""
         return any(_overlap(span, wanted) for _, wanted in self._reached)
