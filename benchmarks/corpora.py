@@ -6,6 +6,8 @@ import random
 import string
 from pathlib import Path
 
+from swarm.errors import ShardUnreadable
+
 _WORDS_A_LINE = 12
 
 
@@ -24,6 +26,14 @@ def random_text(seed: int, num_characters: int) -> str:
         lines.append(" ".join(words) + ".\n")
         length += len(lines[-1])
     return "".join(lines)[:num_characters]
+
+
+def read_text(corpus: Path) -> str:
+    """A text that a user names; raises ShardUnreadable where there is none."""
+    try:
+        return corpus.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ShardUnreadable(f"cannot read the corpus {corpus} ({error})", "give --corpus a UTF-8 text file") from None
 
 
 def write_random_shards(folder: Path, seed: int, num_shards: int, num_characters: int) -> list[Path]:

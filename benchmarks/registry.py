@@ -42,7 +42,7 @@ class Case:
 
 def case_names() -> list[str]:
     """Names of all cases, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(cases.__path__))
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(cases.__path__))
 
 
 def load(name: str) -> Case:
@@ -53,7 +53,7 @@ def load(name: str) -> Case:
     """
     if name not in case_names():
         raise UnknownKey(f"there is no benchmark {name!r}", f"choose one of {', '.join(case_names())}")
-    module = importlib.import_module(f"benchmarks.cases.{name}")
+    module = importlib.import_module(f"benchmarks.cases.{name.replace('-', '_')}")
     summary = (module.__doc__ or "").strip().partition("\n")[0]
     return Case(name, summary, module.Options, module.QUICK, module.run)
 

@@ -33,11 +33,13 @@ class FinishedRun:
     """By the owner's peer id."""
     wall_s: float
     """From the first lease to the last commit, without starting processes."""
+    scheduler: str = "run"
+    """Name of the folder of the scheduler that led last."""
 
     @property
     def checkpoint(self) -> Path:
         """The last checkpoint's folder."""
-        return newest_checkpoint(RunDir(self.folder / "run").checkpoints)
+        return newest_checkpoint(RunDir(self.folder / self.scheduler).checkpoints)
 
     @property
     def steps(self) -> list[CommittedStep]:
@@ -50,14 +52,21 @@ class FinishedRun:
         return read_lost_peers(self._audit)
 
     def replicas_equal(self) -> bool:
-        """After every step, did all members of every group hold the same weights, none missing that worked in it?"""
+        """After every step, did all members of every group hold the same weights, none missing that worked in it?
+
+        Whoever was told of a commit by a leader that died at once may not have said so to anybody.
+        """
         digests = read_weight_digests(self._audit)
         lost = {peer for peer, _, _ in self.lost_peers}
-        for step in self.steps:
+        steps = self.steps
+        terms = [step.term for step in steps[1:]] + [steps[-1].term]
+        for step, next_term in zip(steps, terms, strict=True):
             routes = [(*work.route, work.owner) for work in step.work]
             for group, workers in enumerate(zip(*routes, strict=True)):
                 found = digests.get((step.step + 1, group), {})
-                if len(set(found.values())) != 1 or not set(workers) - lost <= set(found):
+                if len(set(found.values())) > 1:
+                    return False
+                if step.term == next_term and not set(workers) - lost <= found.keys():
                     return False
         return True
 
@@ -87,7 +96,7 @@ class FinishedRun:
 
     @property
     def _audit(self) -> Path:
-        return RunDir(self.folder / "run").audit
+        return RunDir(self.folder / self.scheduler).audit
 
 
 def train(

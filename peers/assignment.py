@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from peers.cursor import CursorFile
+from peers.archive import NO_ROUND
 from peers.host import MAX_WAITING, Host
 from peers.loading import Loading
 from peers.member import GroupMember
@@ -33,9 +33,11 @@ from swarm.wire.messages import (
     HopFailed,
     PeersLost,
     PrepareGroup,
+    Regroup,
     ReopenStep,
     ReplayWork,
-    StageReady,
+    RoundKey,
+    StartOver,
 )
 
 _PLANS_AHEAD = 2
@@ -48,18 +50,19 @@ class Assignment:
     Args:
         place: where all of it happens.
         shard: our private data; None for a peer that only hosts.
-        cursor: where we are in it.
         say: shows people what happens.
     """
 
-    def __init__(self, place: Workplace, shard: Shard | None, cursor: CursorFile, say: Callable[[str], None]) -> None:
+    def __init__(self, place: Workplace, shard: Shard | None, say: Callable[[str], None]) -> None:
         self.plan: Plan | None = None
+        self.newest_plan: Plan | None = None
         self._place = place
         self._shard = shard
-        self._cursor = cursor
         self._say = say
         self._members: dict[Span, GroupMember] = {}
         self._loads: dict[Span, Loading] = {}
+        self._regrouped = Regroup(term=0, num_steps=0, key=RoundKey(0, 0), grad_norm=0.0, share=False)
+        self._stages: dict[Span, TrunkStage | EndsStage] = {}
         self._host: Host | None = None
         self._owner: Owner | None = None
         self._early: list[Delivery] = []
@@ -87,40 +90,73 @@ class Assignment:
                 part.adopt(plan)
         for span in sorted(spans - set(self._members)):
             await self._begin(plan, span)
-        for loading in self._loads.values():  # for a plan that is here now, or never comes
-            await loading.close()
-        self._loads.clear()
-        self.plan = plan  # frames of it had to wait until here
+        await self._drop_loads()  # for a plan that is here now, or never comes
+        self.plan = self.newest_plan = plan  # frames of it had to wait until here
         early, self._early = self._early, []
         for delivery in early:
             self.take(delivery)
 
     async def start_over(self) -> None:
-        """Forget everything: another leader begins, at a step of its own."""
+        """Forget everything: the swarm went on without us."""
+        await self._stop()
+        await self._place.archive.clear()
+
+    async def _stop(self) -> None:
+        """Leave every group, and whatever was under way."""
         for span in list(self._members):
             await self._leave(span)
-        for loading in self._loads.values():
-            await loading.close()
-        self._loads.clear()
+        await self._drop_loads()
         for delivery in self._early:
             delivery.release()
         self._early.clear()
         self._place.shelf.clear()
+        self._stages.clear()
         self.plan = None
+
+    async def _drop_loads(self) -> None:
+        for loading in self._loads.values():
+            await loading.close()
+        self._loads.clear()
+
+    async def _regroup(self, order: Regroup) -> None:
+        """A leader begins: whatever was under way is void, and our groups go to the state it names."""
+        members = dict(self._members)
+        for part in (self._host, self._owner):  # before anything else is counted
+            if part is not None:
+                await part.close()
+        there = {span: member.stage for span, member in members.items() if await member.regroup(order)}
+        await self._stop()
+        self._stages = there
+        self._regrouped = order
+        await self._place.archive.rewind(order.num_steps)
+        if order.share:
+            await self._share(order)
+
+    async def _share(self, order: Regroup) -> None:
+        """Copies of all that we can bring, for members that load."""
+        place = self._place
+        held = {(each.first_layer, each.last_layer) for each in await place.archive.holdings()}
+        trunk: dict[str, bytes] = {}
+        for span in sorted(held | set(self._stages)):
+            build = partial(self._build, span)
+            stage = self._stages.get(span) or await place.archive.rebuild(span, order.num_steps, order.grad_norm, build)
+            if stage is None:
+                continue
+            parts = await place.compute.run(Priority.STEP, stage.snapshot)
+            if span != ENDS:
+                trunk |= parts  # also of a span that we left
+            place.shelf.put_copy(span, order.num_steps, parts if span == ENDS else trunk)
 
     async def _begin(self, plan: Plan, span: Span) -> None:
         group = plan.group_of(span)
         assert group is not None
-        if plan.first_step == 0:
-            self._say("building the layers of this peer's stage")
-            stage = await self._place.compute.run(Priority.STEP, self._build, span)
-        else:
-            try:
-                stage = await self._loaded(span, plan.first_step)
-            except SwarmError as error:
-                problem = f"it could not load {_in_words(span)}: {error.problem}"
-                self._place.report(CannotContinue(step=plan.first_step, stage=group, diverged=False, problem=problem))
-                return
+        try:
+            stage = await self._loaded(span, plan.first_step)
+        except SwarmError as error:
+            problem = f"it could not load {_in_words(span)}: {error.problem}"
+            self._place.report(CannotContinue(step=plan.first_step, stage=group, diverged=False, problem=problem))
+            return
+        await self._file(span, plan.first_step, stage)
         replica = Replica(group, plan.number, plan.first_step)
         member = GroupMember(replica, stage, span, self._place, partial(self._on_step, span))
         self._members[span] = member
@@ -129,11 +165,14 @@ class Assignment:
         else:
             if self._shard is None:
                 raise RunError("the plan makes this peer an owner without a shard", "join again with --data PATH")
-            cursor = self._cursor.load() if plan.first_step == 0 else self._loads[span].next_cursor
-            self._owner = Owner(self._place, plan, self._shard, cursor, member, stage)
-        if plan.first_step == 0:
-            digest = await self._place.compute.run(Priority.STEP, stage.digest)
-            self._place.report(StageReady(plan=plan.number, stage=group, step=plan.first_step, digest=digest))
+            self._owner = Owner(self._place, plan, self._shard, self._loads[span].next_cursor, member, stage)
+
+    async def _file(self, span: Span, num_steps: int, stage: TrunkStage | EndsStage) -> None:
+        """The archive needs a state to begin with, unless it went on from its own."""
+        archive = self._place.archive
+        if archive.begins(span, num_steps):
+            key = self._regrouped.key if num_steps == self._regrouped.num_steps else NO_ROUND
+            archive.snapshot(span, num_steps, key, await self._place.compute.run(Priority.STEP, stage.snapshot))
 
     def _build(self, span: Span) -> TrunkStage | EndsStage:
         place = self._place
@@ -171,6 +210,10 @@ class Assignment:
                 self._owner.handle(order)
         elif isinstance(order, PrepareGroup):
             await self._prepare(order)
+        elif isinstance(order, Regroup):
+            await self._regroup(order)
+        elif isinstance(order, StartOver):
+            await self.start_over()
         elif isinstance(order, FollowStep | CancelGroup):
             for span, loading in list(self._loads.items()):
                 if loading.transfer != order.transfer:
@@ -187,14 +230,16 @@ class Assignment:
             if old.transfer >= order.transfer:
                 return
             await old.close()
-        self._say(f"loading {_in_words(span)} from {len(order.donors)} members")
-        self._loads[span] = Loading(order, self._place)
+        self._say(f"getting {_in_words(span)} ready")
+        stage, grad_norm = None, 0.0
+        if order.num_steps == self._regrouped.num_steps:
+            stage, grad_norm = self._stages.pop(span, None), self._regrouped.grad_norm
+        self._loads[span] = Loading(order, self._place, stage, grad_norm)
 
     def _on_step(self, span: Span) -> None:
         if span == ENDS:
             assert self._owner is not None
             self._owner.committed()
-            self._cursor.save(self._owner.window.next_cursor)
         elif self._host is not None:
             self._host.wake()
 
@@ -229,7 +274,7 @@ class Assignment:
         if self._owner is None or self.plan is None:
             return
         if remote_id in {peer for group in self.plan.groups for peer in group}:
-            self._owner.hop_failed(report)
+            self._owner.hop_failed(report, remote_id)
 
     def _tell_owner(self, owner: str, report: HopFailed) -> None:
         self._tasks.start(self._try_to_tell(owner, report))
@@ -252,6 +297,11 @@ class Assignment:
     def layer_s(self) -> float:
         """Forward and backward of one layer for one microbatch, while training; 0 where there was none."""
         return 0.0 if self._host is None else self._host.layer_s
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether a group counts on us."""
+        return bool(self._members)
 
     @property
     def waiting_for(self) -> str:
@@ -280,11 +330,7 @@ class Assignment:
 
     async def close(self) -> None:
         """Stop everything that runs."""
-        for span in list(self._members):
-            await self._leave(span)
-        for loading in self._loads.values():
-            await loading.close()
-        await self._cursor.close()
+        await self._stop()
         await self._tasks.close()
 
 

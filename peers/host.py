@@ -11,7 +11,7 @@ from torch import Tensor
 from peers.member import GroupMember
 from peers.replica import Verdict
 from peers.workplace import Workplace
-from swarm.errors import NonFinite, ProtocolError, SwarmError
+from swarm.errors import MachineLimit, NonFinite, ProtocolError, SwarmError
 from swarm.net.channel import Delivery
 from swarm.plan import Plan
 from swarm.tasks import TaskSet
@@ -142,6 +142,9 @@ class Host:
         except NonFinite as error:
             self._member.diverged(error.problem)
             return
+        except MachineLimit as error:
+            self._cannot(frame, error)
+            return
         finally:
             delivery.release()
         await self._pass_on(onward, payload)
@@ -160,6 +163,9 @@ class Host:
         except NonFinite as error:
             self._member.diverged(error.problem)
             return
+        except MachineLimit as error:
+            self._cannot(frame, error)
+            return
         finally:
             delivery.release()
             if count:
@@ -167,6 +173,10 @@ class Host:
         if count:
             self.computed_tokens += frame.shape[0] * frame.shape[1]
         await self._pass_on(replace(frame, stage=frame.stage - 1), payload)
+
+    def _cannot(self, frame: BoundaryTensor, error: MachineLimit) -> None:
+        """The owner goes around us for now."""
+        self._hop_failed(frame.owner, HopFailed(work=frame.work, peer=self._endpoint.peer_id, problem=error.problem))
 
     async def _pass_on(self, onward: BoundaryTensor, payload: memoryview) -> None:
         try:

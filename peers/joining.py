@@ -6,24 +6,29 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
+from peers.keepsake import Keepsake
 from peers.peer import Joined, Peer, Say
-from swarm.admission import Certificate, Invite, Membership, read_invite, unseal
-from swarm.config import NodeConfig, RunConfig
+from swarm.admission import Certificate, Membership, read_invite, unseal
+from swarm.config import NodeConfig
 from swarm.data.shards import Shard
 from swarm.data.tokenizer import load_tokenizer
-from swarm.errors import InviteInvalid, NetworkError, RunMismatch
+from swarm.durable import keeping
+from swarm.errors import InviteInvalid
 from swarm.exclusive import exclusive
 from swarm.identity import Identity
 from swarm.model.blueprint import layout
+from swarm.net.admitting import admitted
 from swarm.net.allreduce import StrictRounds
 from swarm.net.directory import Directory
 from swarm.net.endpoint import Endpoint
+from swarm.net.introduction import introduce
 from swarm.net.libp2p import Libp2pTransport, start_daemon
+from swarm.net.patience import until_reached
 from swarm.training.compute import Compute
 from swarm.training.device import Device
-from swarm.wire.messages import Admit, Admitted
 from swarm.wire.payloads import PayloadRules
 
 
@@ -45,56 +50,59 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
         identity_path = node.state_dir / "identity.key"
         identity = Identity.load_or_create(identity_path)
         say("starting the network daemon")
-        p2p = await start_daemon(identity_path, node.listen_host, node.listen_port, invite.bootstrap)
+        keepsake = Keepsake(node.state_dir / f"run-{invite.fingerprint[:16]}")
+        bootstrap = tuple(dict.fromkeys((*invite.bootstrap, *keepsake.addresses())))
+        is_member = keepsake.admission(invite.fingerprint) is not None
+        start = partial(start_daemon, identity_path, node.listen_host, node.listen_port, bootstrap)
+        p2p = await (until_reached(start, say) if is_member else start())
         transport = Libp2pTransport(p2p)
         membership = Membership(invite.fingerprint, invite.admin_public_key)
         endpoint = Endpoint(transport, membership, invite.fingerprint)
         compute = Compute(node.threads)
         try:
-            joined = await _admitted(invite, invite_text, identity, endpoint)
+            admission = keepsake.admission(invite.fingerprint)
+            if admission is None:
+                admission = await admitted(invite, invite_text, endpoint)
+                keepsake.keep(admission)
+            roles = unseal(admission.certificate, Certificate)[0].roles
+            joined = Joined(invite, identity, admission.certificate, roles, admission.config, admission.tokenizer)
             config = joined.config
             shard = await asyncio.to_thread(_open_shard, joined, node, data, say)
             model_layout = await asyncio.to_thread(layout, config)
             device = Device(node.device, config.numerics.precision)
             shape = (config.batch.microbatch_sequences, config.data.context_tokens, model_layout.hidden_size)
             endpoint.become_member(joined.certificate, PayloadRules(shape, config.numerics.boundary_codec))
-            rounds = await StrictRounds.create(p2p)
-            directory = await Directory.create(
-                p2p, identity, membership, config.fingerprint, joined.certificate, invite.bootstrap
-            )
-            await endpoint.start()
             addresses = tuple(str(address) for address in await p2p.get_visible_maddrs())
-            yield Peer(node, joined, endpoint, directory, rounds, compute, device, model_layout, shard, addresses, say)
+            rounds = await StrictRounds.create(p2p)
+            find = partial(
+                Directory.create, p2p, identity, membership, config.fingerprint, joined.certificate, bootstrap
+            )
+
+            async def meet() -> Directory:
+                await introduce(endpoint, bootstrap, addresses)
+                return await find()
+
+            directory = await (until_reached(meet, say) if is_member else meet())
+            await endpoint.start()
+            yield Peer(
+                node,
+                joined,
+                endpoint,
+                directory,
+                rounds,
+                compute,
+                device,
+                model_layout,
+                shard,
+                addresses,
+                say,
+                keepsake=keepsake,
+            )
             await directory.close()
             await rounds.close()
         finally:
             await endpoint.close()
             compute.close()
-
-
-async def _admitted(invite: Invite, text: str, identity: Identity, endpoint: Endpoint) -> Joined:
-    """Show the invite to the schedulers it names, one after the other."""
-    problem: NetworkError | None = None
-    for address in invite.bootstrap:
-        scheduler = address.rpartition("/p2p/")[2]
-        try:
-            reply, tokenizer = await endpoint.request(scheduler, Admit(invite=text))
-        except NetworkError as error:
-            problem = error
-            continue
-        if not isinstance(reply, Admitted):
-            continue
-        config = RunConfig.from_json(reply.run_json)
-        if config.fingerprint != invite.fingerprint:
-            raise RunMismatch(
-                f"the scheduler's run is {config.fingerprint[:12]}, the invite's {invite.fingerprint[:12]}",
-                "ask the admin for a new invite",
-            )
-        certificate = unseal(reply.certificate, Certificate)[0]
-        return Joined(invite, identity, reply.certificate, certificate.roles, config, tokenizer)
-    if problem is not None:
-        raise problem
-    raise InviteInvalid("the invite names no scheduler that answers", "ask the run's admin for a new invite")
 
 
 def _open_shard(joined: Joined, node: NodeConfig, data: Path | None, say: Say) -> Shard | None:
@@ -107,7 +115,8 @@ def _open_shard(joined: Joined, node: NodeConfig, data: Path | None, say: Say) -
     path = None
     if joined.tokenizer:
         path = node.state_dir / "tokenizer.json"
-        path.write_bytes(joined.tokenizer)
+        with keeping(path) as file:
+            file.write(joined.tokenizer)
     say(f"tokenising {data}")
     tokenizer = load_tokenizer(joined.config, path)
     return Shard.open(joined.config, data, node.state_dir / "shards", tokenizer)

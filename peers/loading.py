@@ -11,20 +11,21 @@ from __future__ import annotations
 import asyncio
 import time
 
-from torch import Tensor
-
 from peers.workplace import Workplace
 from swarm.errors import CheckpointCorrupt, RunError, SwarmError
+from swarm.limits import limit_of
 from swarm.model.parts import Kind, parts_of
 from swarm.model.spans import ENDS, LayerSpan, Span
 from swarm.net.state import StateFetch
-from swarm.training.checkpoint import read_part
+from swarm.training.checkpoint import read_parts
 from swarm.training.compute import Priority
 from swarm.training.stage import EndsStage, TrunkStage
 from swarm.wire.messages import FollowStep, GroupLoaded, GroupNotLoaded, PrepareGroup
 
 _PATIENCE_S = 60.0
 """Without a new part for so long, donors are given up."""
+_ALL_GONE_S = 6.0
+"""While no donor answers at all, they are given up sooner: a leader takes half as long to find out that one is dead."""
 _FIRST_RETRY_S = 0.05
 _MAX_RETRY_S = 2.0
 
@@ -35,9 +36,17 @@ class Loading:
     Args:
         order: what to load, and from whom.
         place: where it happens.
+        stage: where this peer holds that very state already.
+        grad_norm: of the whole model in the last step before that state, where our disk may not know it.
     """
 
-    def __init__(self, order: PrepareGroup, place: Workplace) -> None:
+    def __init__(
+        self,
+        order: PrepareGroup,
+        place: Workplace,
+        stage: TrunkStage | EndsStage | None = None,
+        grad_norm: float = 0.0,
+    ) -> None:
         self.transfer = order.transfer
         self.span: Span = (order.first_layer, order.last_layer)
         self.next_cursor = order.next_cursor
@@ -45,7 +54,8 @@ class Loading:
         self._place = place
         self._norms: dict[int, float] = {}
         self._changed = asyncio.Event()
-        self._stage: TrunkStage | EndsStage | None = None
+        self._stage = stage
+        self._grad_norm = grad_norm
         self.num_steps = 0
         self._problem: SwarmError | None = None
         self._task = asyncio.create_task(self._run())
@@ -74,7 +84,7 @@ class Loading:
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Whoever waits hears of an error that nobody foresaw, too."""
         if not task.cancelled() and (error := task.exception()) is not None and self._problem is None:
-            self._give_up(RunError(f"loading failed ({error!r})", "report this as a bug"))
+            self._give_up(limit_of(error) or RunError(f"loading failed ({error!r})", "report this as a bug"))
 
     def _give_up(self, error: SwarmError) -> None:
         self._problem = error
@@ -93,7 +103,9 @@ class Loading:
 
     async def _run(self) -> None:
         try:
-            await self._load(self._order.num_steps)
+            num_steps = self._order.num_steps
+            self._stage = await self._bring(num_steps)
+            await self._arrived(num_steps)
             while True:
                 step = self.num_steps
                 while step not in self._norms:
@@ -103,15 +115,23 @@ class Loading:
         except SwarmError as error:
             self._give_up(error)
 
-    async def _load(self, num_steps: int) -> None:
+    async def _bring(self, num_steps: int) -> TrunkStage | EndsStage:
+        """The state that was asked for, from the nearest place that has it."""
+        if self._stage is not None:
+            return self._stage
+        if num_steps == 0:
+            return await asyncio.to_thread(self._build)
+        kept = await self._place.archive.rebuild(self.span, num_steps, self._grad_norm, self._build)
+        return kept or await self._from_donors(num_steps)
+
+    async def _from_donors(self, num_steps: int) -> TrunkStage | EndsStage:
         # Off the compute thread: drawing initial weights takes seconds, and nobody else sees this stage yet.
         building = asyncio.to_thread(self._build)
         parts, stage = await asyncio.gather(
             self._fetch(num_steps, self._names("model"), self._names("optimizer")), building
         )
-        await asyncio.to_thread(lambda: stage.load(_tensors(parts, "model"), _tensors(parts, "optimizer")))
-        self._stage = stage
-        await self._arrived(num_steps, await asyncio.to_thread(stage.digest))
+        await asyncio.to_thread(lambda: stage.load(read_parts(parts, "model"), read_parts(parts, "optimizer")))
+        return stage
 
     def _build(self) -> TrunkStage | EndsStage:
         if self.span == ENDS:
@@ -121,11 +141,13 @@ class Loading:
     async def _follow(self, step: int, grad_norm: float) -> None:
         assert self._stage is not None
         parts = await self._fetch(step + 1, self._names("gradient"), [])
-        average = self._stage.in_order(_tensors(parts, "gradient"))
-        digest = await self._place.compute.run(Priority.STEP, self._stage.apply, step, average, grad_norm)
-        await self._arrived(step + 1, digest)
+        average = self._stage.in_order(read_parts(parts, "gradient"))
+        await self._place.compute.run(Priority.STEP, self._stage.apply, step, average, grad_norm)
+        await self._arrived(step + 1)
 
-    async def _arrived(self, num_steps: int, digest: str) -> None:
+    async def _arrived(self, num_steps: int) -> None:
+        assert self._stage is not None
+        digest = await asyncio.to_thread(self._stage.digest)
         self.num_steps = num_steps
         self._changed.set()
         first_layer, last_layer = self.span
@@ -144,6 +166,7 @@ class Loading:
         fetch = StateFetch(self._place.endpoint, num_steps, required, self._place.layout.most_part_bytes, optional)
         donors = [peer for peer in self._order.donors if peer != self._place.peer_id]
         num_parts, since_s, pause_s = 0, time.monotonic(), _FIRST_RETRY_S
+        answered_s = since_s
         while True:
             own = self._place.shelf.parts(self.span == ENDS, num_steps)
             fetch.parts |= {name: own[name] for name in (*required, *optional) if name in own}
@@ -152,20 +175,15 @@ class Loading:
             except CheckpointCorrupt:
                 raise
             except SwarmError:
+                now_s = time.monotonic()
+                if fetch.answers:
+                    answered_s = now_s
                 if len(fetch.parts) > num_parts:
-                    num_parts, since_s, pause_s = len(fetch.parts), time.monotonic(), _FIRST_RETRY_S
-                elif time.monotonic() - since_s > _PATIENCE_S:
+                    num_parts, since_s, pause_s = len(fetch.parts), now_s, _FIRST_RETRY_S
+                elif now_s - since_s > _PATIENCE_S or now_s - answered_s > _ALL_GONE_S:
                     raise
             await asyncio.sleep(pause_s)
             pause_s = min(_MAX_RETRY_S, 2 * pause_s)
 
     def _names(self, kind: Kind) -> list[str]:
         return parts_of(kind, self.span, self._place.layout.trunk, self._place.layout.num_layers)
-
-
-def _tensors(parts: dict[str, bytes], kind: Kind) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for name, data in parts.items():
-        if name.startswith(f"{kind}-"):
-            tensors |= read_part(name, data)
-    return tensors

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from swarm.errors import ReductionFailed, SwarmError
 from swarm.model.spans import Span
 from swarm.net.allreduce import RoundPlan
 from swarm.net.deadlines import Deadline
+from swarm.net.round_plan import RoundBroken
 from swarm.training.compute import Priority
 from swarm.training.stage import EndsStage, TrunkStage
 from swarm.wire.digest import digest_of, square_norm_of
@@ -23,14 +25,25 @@ from swarm.wire.messages import (
     CommitStep,
     GoRound,
     Lease,
+    Regroup,
     ReopenStep,
     RoundFailed,
+    RoundKey,
     RoundReduced,
     StepApplied,
     StepClosed,
 )
 
 StepOrder = CloseStep | GoRound | ReopenStep | CommitStep
+
+
+@dataclass(frozen=True, slots=True)
+class _Average:
+    """What a round yielded, until it is committed or given up."""
+
+    key: RoundKey
+    tensors: list[Tensor]
+    files: Mapping[str, bytes]
 
 
 class GroupMember:
@@ -56,6 +69,7 @@ class GroupMember:
         self.stage = stage
         self._span = span
         self._shelf = place.shelf
+        self._archive = place.archive
         self._compute = place.compute
         self._rounds = place.rounds
         self._peer_id = place.peer_id
@@ -68,7 +82,9 @@ class GroupMember:
         self._round_time = Deadline()
         self._prepared: bytes | None = None
         self._reducing: asyncio.Task[None] | None = None
-        self._averaged: list[Tensor] | None = None
+        self._vouching: asyncio.Task[None] | None = None
+        self._average: _Average | None = None
+        self._record = b""
 
     def begin_count(self) -> None:
         """A microbatch entered the books; the next close waits until `end_count`."""
@@ -103,7 +119,7 @@ class GroupMember:
             await self._commit(order)
 
     def close(self) -> None:
-        """Stop, in whatever state."""
+        """Stop, in whatever state; what was committed is still vouched for."""
         self._drop_round()
 
     async def _close(self, order: CloseStep) -> None:
@@ -146,27 +162,37 @@ class GroupMember:
         )
         self._rounds.prepare(plan, gradient)
         self._prepared = round_id
+        self._record = order.record
 
     async def _reduce(self, order: GoRound) -> None:
         assert self._prepared is not None
         started_s = time.monotonic()
         try:
             averaged = await self._rounds.go(self._prepared)
-            digest = await asyncio.to_thread(digest_of, averaged)
-            square_norm = await asyncio.to_thread(square_norm_of, averaged)
+            square_norm, files = await asyncio.to_thread(self._describe, averaged)
         except SwarmError as error:
-            report = RoundFailed(step=order.step, stage=order.stage, round=order.round, problem=error.problem)
-            self._report(report)
+            blamed = error.blamed if isinstance(error, RoundBroken) else ""
+            about = {"step": order.step, "stage": order.stage, "round": order.round}
+            self._report(RoundFailed(**about, problem=error.problem, blamed=blamed))
             return
         self._round_time.observe(time.monotonic() - started_s)
         self._prepared = None
+        key = RoundKey(order.term, order.round)
+        # Others may apply what we vouch for here, so it has to outlive us.
+        _, digest = await asyncio.gather(
+            self._archive.averaged(self._span, order.step, key, files, square_norm, self._record),
+            asyncio.to_thread(digest_of, averaged),
+        )
         if self.replica.reduced(order.round):
-            self._averaged = averaged
+            self._average = _Average(key, averaged, files)
             self._report(
                 RoundReduced(
                     step=order.step, stage=order.stage, round=order.round, digest=digest, square_norm=square_norm
                 )
             )
+
+    def _describe(self, averaged: list[Tensor]) -> tuple[float, Mapping[str, bytes]]:
+        return square_norm_of(averaged), self.stage.gradient_files(averaged)
 
     def _drop_round(self) -> None:
         if self._reducing is not None:
@@ -175,25 +201,52 @@ class GroupMember:
         if self._prepared is not None:
             self._rounds.abort(self._prepared)
             self._prepared = None
-        self._averaged = None
+        self._average = None
 
     async def _commit(self, order: CommitStep) -> None:
-        averaged, step = self._averaged, self.replica.step
-        if averaged is None or not self.replica.commit(order):
+        average, step = self._average, self.replica.step
+        if average is None or not self.replica.commit(order):
             if order.step == step:  # an order that came twice is of an earlier step
                 problem = "it has no average to apply"
                 self._report(CannotContinue(step=order.step + 1, stage=order.stage, diverged=False, problem=problem))
             return
-        self._averaged = None
-        if order.share_average:  # before it is applied, which may scale it in place
-            files = await self._compute.run(Priority.STEP, self.stage.gradient_files, averaged)
-            self._shelf.put_average(self._span, order.step + 1, files)
+        self._average = None
+        if order.share_average:
+            self._shelf.put_average(self._span, order.step + 1, average.files)
         else:
             self._shelf.drop_averages(self._span)
-        digest = await self._compute.run(Priority.STEP, self.stage.apply, order.step, averaged, order.grad_norm)
-        if order.snapshot:
-            self._shelf.put_copy(
-                self._span, order.step + 1, await self._compute.run(Priority.STEP, self.stage.snapshot)
-            )
-        self._report(StepApplied(step=order.step, stage=order.stage, digest=digest))
+        await self._apply(step, average, order.grad_norm)
+        if order.snapshot or self._archive.wants_snapshot(self._span):
+            copy = await self._compute.run(Priority.STEP, self.stage.snapshot)
+            self._archive.snapshot(self._span, step + 1, average.key, copy)
+            if order.snapshot:
+                self._shelf.put_copy(self._span, step + 1, copy)
+        self._vouching = asyncio.create_task(self._vouch(order))
         self._on_step()
+
+    async def _apply(self, step: int, average: _Average, grad_norm: float) -> None:
+        if self._vouching is not None:
+            await self._vouching  # it reads the weights
+        await self._compute.run(Priority.STEP, self.stage.apply, step, average.tensors, grad_norm)
+        self._archive.committed(self._span, step, average.key, grad_norm)
+
+    async def _vouch(self, order: CommitStep) -> None:
+        """Say what the weights are now; the next step's first microbatches are on their way meanwhile."""
+        digest = await asyncio.to_thread(self.stage.digest)
+        self._report(StepApplied(step=order.step, stage=order.stage, digest=digest))
+
+    async def regroup(self, order: Regroup) -> bool:
+        """The run goes on from another state, under another leader: count nothing, and go there.
+
+        Returns:
+            Whether the stage is there; False where it has seen too many steps, or too few.
+        """
+        average, step = self._average, self.replica.step
+        self._drop_round()
+        if step == order.num_steps:
+            await self._compute.run(Priority.STEP, self.stage.reset)
+            return True
+        if step + 1 == order.num_steps and average is not None and average.key == order.key:
+            await self._apply(step, average, order.grad_norm)
+            return True
+        return False

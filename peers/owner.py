@@ -36,10 +36,9 @@ from swarm.wire.messages import (
     Work,
 )
 
-OVERDUE_FLOOR_S = 20.0
+OVERDUE_FLOOR_S = 8.0
 """A microbatch is never sent again sooner: on a busy machine a hop may take seconds."""
 _CHECK_S = 1.0
-_PAUSE_AFTER_FAILURE_S = 0.2
 
 WindowOrder = GrantLeases | ReplayWork | PeersLost
 
@@ -76,8 +75,9 @@ class Owner:
         self._report = place.report
         self.window = Window(place.peer_id, plan, plan.first_step, next_cursor)
         self._on_the_way: dict[Lease, _OnTheWay] = {}
-        self._round_trip = Deadline(floor_s=OVERDUE_FLOOR_S, first_s=60.0)
+        self._round_trip = Deadline(floor_s=OVERDUE_FLOOR_S, first_s=2.5 * OVERDUE_FLOOR_S)
         self._started_s: dict[Lease, float] = {}
+        self._is_waking = False
         self._tasks = TaskSet()
         self._tasks.start(self._watch_overdue())
         self.computed_tokens = 0
@@ -104,11 +104,14 @@ class Owner:
         self._on_the_way.clear()
         self._started_s.clear()
 
-    def hop_failed(self, report: HopFailed) -> None:
+    def hop_failed(self, report: HopFailed, reporter: str) -> None:
         """A hop could not be taken: go around it, and tell the leader."""
-        if self.window.hop_failed(report.work, report.peer):
+        if self.window.hop_failed(report.work, report.peer, time.monotonic(), reporter):
             self._report(SuspectPeer(peer=report.peer, problem=report.problem))
-            self._tasks.start(self._pump_later())
+            self.pump()
+            if not self._is_waking:
+                self._is_waking = True
+                self._tasks.start(self._wake_paused())
 
     async def close(self) -> None:
         """Stop driving."""
@@ -126,9 +129,12 @@ class Owner:
                 self.window.put_back(admission.work)
                 return
 
-    async def _pump_later(self) -> None:
-        await asyncio.sleep(_PAUSE_AFTER_FAILURE_S)
-        self.pump()
+    async def _wake_paused(self) -> None:
+        """Send out what failed several times, when its pause is over."""
+        while (pause_s := self.window.next_attempt_in_s(time.monotonic())) is not None:
+            await asyncio.sleep(pause_s)
+            self.pump()
+        self._is_waking = False
 
     async def _send_out(self, admission: Admission) -> None:
         work = admission.work
@@ -160,7 +166,8 @@ class Owner:
         try:
             await self._endpoint.send(frame.receiver, frame, payload)
         except SwarmError as error:
-            self.hop_failed(HopFailed(work=frame.work, peer=frame.receiver, problem=error.problem))
+            failed = HopFailed(work=frame.work, peer=frame.receiver, problem=error.problem)
+            self.hop_failed(failed, self._endpoint.peer_id)
 
     # --- coming home -----------------------------------------------------------------------------------------------
 
@@ -177,7 +184,8 @@ class Owner:
             tensor = compression.decode(self._codec, delivery.payload, frame.shape)
         except ProtocolError as error:
             delivery.release()
-            self.hop_failed(HopFailed(work=frame.work, peer=delivery.remote_id, problem=error.problem))
+            failed = HopFailed(work=frame.work, peer=delivery.remote_id, problem=error.problem)
+            self.hop_failed(failed, self._endpoint.peer_id)
             return
         replica = self._member.replica
         decide = replica.turn if isinstance(frame, Activation) else replica.backward

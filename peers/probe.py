@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from peers.line import GLANCE_BYTES
 from swarm.config import NodeConfig, RunConfig
 from swarm.errors import SwarmError
 from swarm.model.blueprint import Layout
@@ -185,6 +186,15 @@ async def _rate(transfer: _Transfer, round_trip_s: float) -> float:
         if duration_s >= _LONG_ENOUGH_S or num_bytes >= _MAX_PROBE_BYTES:
             return num_bytes / max(duration_s - round_trip_s, duration_s / 10)
         num_bytes = min(4 * num_bytes, _MAX_PROBE_BYTES)
+
+
+async def glance(endpoint: Endpoint, peer: str) -> tuple[float, float]:
+    """Seconds of one short transfer to a peer, and of one back; errors as `measure_link`."""
+    started_s = time.perf_counter()
+    await endpoint.request(peer, SpeedProbe(), bytes(GLANCE_BYTES))
+    turned_s = time.perf_counter()
+    await endpoint.request(peer, WantProbe(num_bytes=GLANCE_BYTES))
+    return turned_s - started_s, time.perf_counter() - turned_s
 
 
 async def measure_links(endpoint: Endpoint, records: Mapping[str, PeerRecord]) -> list[Link]:

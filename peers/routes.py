@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from swarm.plan import Plan
+from peers.detours import Way
+from swarm.plan import Plan, StagePlan
 
 
 @dataclass(slots=True)
@@ -28,20 +29,32 @@ class Router:
     _sent: dict[str, int] = field(default_factory=dict)
     _phases: dict[str, float] = field(default_factory=dict)
 
-    def draw(self, prefer: Collection[str] = (), avoid: Collection[str] = ()) -> tuple[str, ...] | None:
+    def draw(
+        self,
+        prefer: Collection[str] = (),
+        avoid: Collection[str] = (),
+        owner: str = "",
+        broken: frozenset[Way] = frozenset(),
+    ) -> tuple[str, ...] | None:
         """One replica a stage, or None while a stage has no replica left.
 
         Args:
             prefer: replicas of an earlier attempt; they may have counted the microbatch already.
             avoid: replicas that just failed; taken only where there is no other.
+            owner: where the route begins and ends.
+            broken: ways that do not work; taken only where there is no way around.
         """
-        route = []
-        for stage in self.plan.stages:
-            replicas = zip(stage.replicas, stage.routing_weights, strict=True)
-            live = {peer: weight for peer, weight in replicas if peer not in self.lost}
-            if not live:
-                return None
+        stages = [self._live(stage) for stage in self.plan.stages]
+        if not all(stages):
+            return None
+        sound = _sound(stages, owner, broken) if broken else []
+        route: list[str] = []
+        for number, live in enumerate(stages):
             healthy = [peer for peer in live if peer not in avoid] or list(live)
+            if broken:
+                before = route[-1] if route else owner
+                on = [peer for peer in healthy if peer in sound[number] and frozenset((before, peer)) not in broken]
+                healthy = on or healthy
             known = [peer for peer in healthy if peer in prefer]
             route.append(self._next(known or healthy, live))
         for peer in route:
@@ -53,6 +66,10 @@ class Router:
         """A microbatch left its route, done or not."""
         for peer in route:
             self._in_flight[peer] -= 1
+
+    def _live(self, stage: StagePlan) -> dict[str, float]:
+        replicas = zip(stage.replicas, stage.routing_weights, strict=True)
+        return {peer: weight for peer, weight in replicas if peer not in self.lost}
 
     def _next(self, candidates: Collection[str], live: Mapping[str, float]) -> str:
         in_flight = sum(self._in_flight.get(peer, 0) for peer in live) + 1
@@ -72,3 +89,14 @@ class Router:
             digest = hashlib.sha256(f"{self.salt}/{peer}".encode()).digest()
             phase = self._phases[peer] = (1 + int.from_bytes(digest[:4], "big")) / 2**32
         return phase
+
+
+def _sound(stages: Sequence[Collection[str]], owner: str, broken: frozenset[Way]) -> list[set[str]]:
+    """By stage, the replicas from which some way home is not broken."""
+    found: list[set[str]] = []
+    onward: Collection[str] = (owner,)
+    for replicas in reversed(stages):
+        sound = {peer for peer in replicas if any(frozenset((peer, after)) not in broken for after in onward)}
+        found.insert(0, sound)
+        onward = sound
+    return found

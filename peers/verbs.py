@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -19,10 +20,13 @@ def join(
     data: Annotated[
         Path | None, typer.Option(help="Private text: a file, a folder, .jsonl or .parquet. It never leaves.")
     ] = None,
-    state_dir: Annotated[Path, typer.Option(help="Identity, tokenised shard and cursor.")] = Path("~/.swarm"),
+    state_dir: Annotated[Path, typer.Option(help="Identity, shard, and what a restart goes on from.")] = Path(
+        "~/.swarm"
+    ),
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port to listen on; 0 lets the system choose.")] = 0,
     memory_mib: Annotated[int, typer.Option(help="Use at most this much memory; 0 for what is free.")] = 0,
+    disk_mib: Annotated[int, typer.Option(help="Keep at most this much on the disk; 0: a quarter of the free.")] = 0,
     up_mbit: Annotated[float, typer.Option(help="Plan with at most this uplink, in Mbit/s; 0: as measured.")] = 0.0,
     down_mbit: Annotated[float, typer.Option(help="Plan with at most this downlink, in Mbit/s; 0: as measured.")] = 0.0,
     threads: Annotated[int, typer.Option(help="Threads of matrix products.")] = 1,
@@ -37,6 +41,7 @@ def join(
         listen_host=host,
         listen_port=port,
         memory_bytes=memory_mib * _MIB,
+        disk_bytes=disk_mib * _MIB,
         up_bytes_per_s=up_mbit * _MBIT,
         down_bytes_per_s=down_mbit * _MBIT,
         threads=threads,
@@ -69,12 +74,15 @@ def _run(invite: str, node: NodeConfig, data: Path | None, teller: Teller) -> No
     from peers.joining import opened
     from swarm.signals import until_stopped
 
+    leaving: list[Callable[[], bool]] = []
+
     async def main() -> None:
         async with opened(invite, node, data, teller.say) as peer:
             teller.tell({"event": "joined", "peer": peer.endpoint.peer_id})
+            leaving.append(peer.leave)
             await peer.run()
 
-    uvloop.run(until_stopped(main()))
+    uvloop.run(until_stopped(main(), lambda: bool(leaving) and leaving[0]()))
 
 
 def _now_s() -> float:

@@ -3,7 +3,7 @@
     state      event                                        to
     PENDING    a place in the window is free                IN_FLIGHT, attempt + 1 from the second time on
     IN_FLIGHT  the last gradient came home                  DONE
-    IN_FLIGHT  a hop failed, a peer was lost, or too late   PENDING
+    IN_FLIGHT  a hop failed, a peer was lost, or too late   PENDING; from the second failed hop on, after a pause
     DONE       ReplayWork from the leader                   PENDING
     any        the step is committed                        forgotten; its cursors are spent
 
@@ -16,9 +16,15 @@ import enum
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from peers.detours import Detours, ways_of
 from peers.routes import Router
 from swarm.plan import Plan
 from swarm.wire.messages import GrantLeases, Lease, ReplayWork, Work
+
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 2.0
+"""Between attempts of a microbatch whose hops keep failing: there may be no way around until another plan comes."""
+_MOST_DOUBLINGS = 4
 
 
 class Progress(enum.Enum):
@@ -38,6 +44,8 @@ class _Item:
     route: tuple[str, ...] = ()
     avoid: frozenset[str] = frozenset()
     admitted_at_s: float = 0.0
+    failed_hops: int = 0
+    not_before_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +76,14 @@ class Window:
     num_in_flight: int = 0
     stale: int = 0
     _items: dict[Lease, _Item] = field(default_factory=dict)
+    _detours: Detours = field(default_factory=Detours)
 
     def __post_init__(self) -> None:
         self.router = self._new_router()
 
     def adopt(self, plan: Plan) -> None:
         """A newer plan holds from now on; nothing is in flight at a step boundary."""
+        self._detours.forget(_peers_of(plan) - _peers_of(self.plan))
         self.plan = plan
         self.router = self._new_router()
 
@@ -90,12 +100,13 @@ class Window:
     def admit(self, now_s: float) -> list[Admission]:
         """Fill the window with what is pending."""
         admitted = []
+        broken = self._detours.avoided(now_s)
         for item in self._items.values():
             if self.num_in_flight >= self.plan.window:
                 break
-            if item.progress is not Progress.PENDING:
+            if item.progress is not Progress.PENDING or item.not_before_s > now_s:
                 continue
-            route = self.router.draw(prefer=item.route, avoid=item.avoid)
+            route = self.router.draw(item.route, item.avoid, self.owner, broken)
             if route is None:
                 break
             item.progress, item.route, item.admitted_at_s = Progress.IN_FLIGHT, route, now_s
@@ -110,19 +121,35 @@ class Window:
         if item is None:
             return None
         item.progress = Progress.DONE
+        self._detours.worked(ways_of(self.owner, item.route))
         self.num_in_flight -= 1
-        item.avoid = frozenset()
+        item.avoid, item.failed_hops, item.not_before_s = frozenset(), 0, 0.0
         self.router.release(item.route)
         return item.route
 
-    def hop_failed(self, work: Work, peer: str) -> bool:
-        """A hop to `peer` failed: the microbatch goes again, around it if possible."""
+    def hop_failed(self, work: Work, peer: str, now_s: float, reporter: str = "") -> bool:
+        """A hop to `peer` failed, says `reporter`: the microbatch goes again, around it if possible."""
         item = self._current(work)
         if item is None:
             return False
         item.avoid |= {peer}
+        if reporter:
+            self._detours.failed([frozenset((reporter, peer))], now_s)
+        if item.failed_hops:
+            doublings = min(item.failed_hops - 1, _MOST_DOUBLINGS)
+            item.not_before_s = now_s + min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**doublings)
+        item.failed_hops += 1
         self._send_again(item)
         return True
+
+    def next_attempt_in_s(self, now_s: float) -> float | None:
+        """How long the next paused microbatch still has to wait; None where none is paused."""
+        pauses = [
+            item.not_before_s - now_s
+            for item in self._items.values()
+            if item.progress is Progress.PENDING and item.not_before_s > now_s
+        ]
+        return min(pauses, default=None)
 
     def peers_lost(self, peers: Collection[str]) -> None:
         """What is on its way through lost peers goes again."""
@@ -151,6 +178,7 @@ class Window:
         ]
         found = [(Work(self.step, item.lease, item.attempt), item.route) for item in late]
         for item in late:
+            self._detours.failed(ways_of(self.owner, item.route), now_s)
             self._send_again(item)
         return found
 
@@ -198,3 +226,7 @@ class Window:
     def _draw_cursor(self) -> int:
         self.next_cursor += 1
         return self.next_cursor - 1
+
+
+def _peers_of(plan: Plan) -> set[str]:
+    return {peer for stage in plan.stages for peer in stage.replicas}

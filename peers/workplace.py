@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from peers.archive import Archive
 from swarm.config import RunConfig
 from swarm.model.blueprint import Layout
 from swarm.net.allreduce import StrictRounds
@@ -20,6 +21,7 @@ class Workplace:
 
     Attributes:
         shelf: state that others may fetch.
+        archive: state that outlives this process.
         keep_bytes: host memory for boundaries of counted microbatches.
         report: tells the leader.
     """
@@ -31,6 +33,7 @@ class Workplace:
     device: Device
     rounds: StrictRounds
     shelf: Shelf
+    archive: Archive
     keep_bytes: int
     report: Callable[[object], None]
 

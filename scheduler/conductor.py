@@ -1,15 +1,16 @@
-"""The shell of the step leader: carries out its instructions, and brings it the members' reports."""
+"""The shell of the step leader: carries out its instructions, and brings it the members' reports, for one term."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from scheduler.audit_log import AuditLog
-from scheduler.collect import collect
+from scheduler.candidacy import Candidacy
+from scheduler.collect import Collector
+from scheduler.election import claim
+from scheduler.gathering import Gathered, Gathering
 from scheduler.instructions import (
     Applied,
     CheckPeers,
@@ -20,208 +21,197 @@ from scheduler.instructions import (
     NewPlan,
     PlanChangeOff,
     Record,
+    Regroup,
     Send,
 )
-from scheduler.membership import Roster
+from scheduler.office import Office
+from scheduler.own_checkpoint import OwnCheckpoint
 from scheduler.plan_changes import PlanChanges
-from scheduler.restart import Restart
-from scheduler.run_dir import RunDir
-from scheduler.status import Event, Status, plan_json
+from scheduler.posts import Posts
+from scheduler.status import plan_json
 from scheduler.step import StepLeader
-from scheduler.transition import first_transfer
 from swarm.admission import seal
-from swarm.config import RunConfig
-from swarm.errors import RunError, StageWithoutHost, SwarmError
-from swarm.identity import Identity
-from swarm.model.blueprint import Layout
+from swarm.errors import RunError, SwarmError
 from swarm.net.channel import Delivery, Reply
-from swarm.net.endpoint import Endpoint
-from swarm.net.outbox import Outbox, unpack
+from swarm.net.outbox import unpack
 from swarm.plan import Plan
-from swarm.wire import codec
+from swarm.tasks import beside
 from swarm.wire.messages import (
     Ack,
     AssignPlan,
     CannotContinue,
-    Capabilities,
+    Denied,
     GroupLoaded,
     GroupNotLoaded,
     Heartbeat,
+    Leaving,
+    MayLeave,
     MicrobatchDone,
-    Orders,
-    PrepareGroup,
     Reports,
     RoundFailed,
     RoundReduced,
     RunFinished,
-    StageReady,
+    StartOver,
     StepApplied,
     StepClosed,
     SuspectPeer,
 )
 
-_MAX_FAILURES = 4
-"""Attempts in a row to reach a member, at growing intervals, before it is declared lost."""
-_FAREWELL_S = 20.0
+_LOOK_S = 0.5
+"""How often peers that announced themselves are asked to obey, before the first plan."""
+_LATE_LOOK_S = 2.0
 
 
 @dataclass(slots=True)
 class Conductor:
-    """Leads the members of a plan from their first layer to the last step."""
+    """Leads the members that granted one term.
 
-    run_dir: RunDir
-    config: RunConfig
-    layout: Layout
-    identity: Identity
-    endpoint: Endpoint
-    log: AuditLog
-    roster: Roster
-    status: Status
-    tell: Event
-    term: int
-    restart: Restart
+    Args:
+        candidacy: that was won.
+        old_plan: of the leader before.
+        min_hosts, min_owners: the first plan waits for so many.
+        has_rivals: other schedulers may be elected.
+    """
+
+    office: Office
     changes: PlanChanges
+    checkpoint: OwnCheckpoint
+    candidacy: Candidacy
+    old_plan: Plan | None
+    min_hosts: int
+    min_owners: int
+    has_rivals: bool
+    posts: Posts = field(init=False)
+    plan: Plan | None = None
     sealed_plan: bytes = b""
-    _plan: Plan | None = None
+    above_term: int = field(init=False)
+    """That the next term of ours has to be."""
+    _gathering: Gathering = field(init=False)
     _leader: StepLeader | None = None
-    _outboxes: dict[str, Outbox] = field(default_factory=dict)
     _events: asyncio.Queue[Callable[[], list[Instruction]]] = field(default_factory=asyncio.Queue)
-    _ready: dict[tuple[int, str], str] = field(default_factory=dict)
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _collecting: set[asyncio.Task[None]] = field(default_factory=set)
-    _halted: Halt | None = None
-    _finished: bool = False
-    _going_home: bool = False
+    _collector: Collector = field(init=False)
+    _ending: Halt | Regroup | Finish | None = None
+    _superseded: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.above_term = self.term
+        self._collector = Collector(self.office)
+        self.posts = Posts(self.office.endpoint, self._on_lost, self._on_superseded)
+        self._gathering = Gathering(
+            self.office,
+            self.posts,
+            self.changes,
+            self.checkpoint,
+            self.term,
+            self.old_plan,
+            self.min_hosts,
+            self.min_owners,
+        )
+
+    @property
+    def term(self) -> int:
+        """That we lead."""
+        return self.candidacy.term
 
     # --- life ------------------------------------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Start taking reports."""
-        self.endpoint.on_request(Reports, self._on_reports)
+    async def run(self) -> Regroup | None:
+        """From the grants to the last step.
 
-    async def assign(self, plan: Plan) -> None:
-        """Send out the first plan, and wait until every member of it holds its layers.
-
-        Raises:
-            StageWithoutHost: the last member of a group left while building.
-            RunError: replicas built different weights.
-        """
-        self._plan = plan
-        if plan.first_step:
-            self._have_it_loaded(plan)
-        else:
-            self._send_plan(plan)
-        self.status.phase = "members build their layers"
-        while missing := self._still_building():
-            self.tell({"event": "building", "missing": missing})
-            self._changed.clear()
-            await self._changed.wait()
-        assert self._plan is not None
-        if self._plan.first_step:
-            self._send_plan(self._plan)
-        for stage, peers in enumerate(self._plan.groups):
-            if len({self._ready[stage, peer] for peer in peers}) > 1:
-                raise RunError(
-                    f"the replicas of stage {stage} built different weights from one seed",
-                    "run the same torch version and processor kind in a stage",
-                )
-
-    def _have_it_loaded(self, plan: Plan) -> None:
-        """A run that goes on: everybody fetches the checkpoint from us."""
-        for group, peers in enumerate(plan.groups):
-            first_layer, last_layer = plan.span_of(group)
-            for peer in peers:
-                order = PrepareGroup(
-                    term=self.term,
-                    transfer=self._first_transfer,
-                    num_steps=plan.first_step,
-                    first_layer=first_layer,
-                    last_layer=last_layer,
-                    next_cursor=self.restart.cursors.get(peer, 0),
-                    donors=(self.identity.peer_id,),
-                )
-                self._outbox(peer).post(order)
-
-    @property
-    def _first_transfer(self) -> int:
-        """Of a checkpoint that members load before the first plan."""
-        return first_transfer(self.term)
-
-    def _still_building(self) -> int:
-        assert self._plan is not None
-        for stage, peers in enumerate(self._plan.groups):
-            if not peers:
-                raise StageWithoutHost(f"stage {stage}: its last member left before the run began", "start again")
-        expected = {(stage, peer) for stage, peers in enumerate(self._plan.groups) for peer in peers}
-        return len(expected - set(self._ready))
-
-    async def lead(self) -> None:
-        """Every step, until the last is applied and its checkpoint kept.
+        Returns:
+            None when the run is finished; else why its members must be gathered again.
 
         Raises:
-            StageWithoutHost: the last replica of a stage is gone.
-            RunError: the run cannot go on for another reason.
+            RunError: the run cannot go on.
             CheckpointError: the last checkpoint could not be written.
         """
-        assert self._plan is not None
-        self._leader = StepLeader(
-            plan=self._plan,
-            term=self.term,
-            global_batch=self.config.batch.global_batch_microbatches,
-            microbatch_tokens=self.config.microbatch_tokens,
-            next_step=self.restart.next_step,
-            num_steps=self.config.schedule.steps,
-            checkpoint_every_steps=self.config.schedule.checkpoint_every_steps,
-            cursors=dict(self.restart.cursors),
-        )
-        self.changes.begin(self._plan)
-        self.changes.wake = lambda: self._events.put_nowait(list)
-        self.status.started_at_s = time.time()
-        self._events.put_nowait(self._leader.start)
-        solving = asyncio.create_task(self.changes.keep_solving())
+        self.office.endpoint.on_request(Reports, self._on_reports)
+        for peer, holdings in self.candidacy.holdings.items():
+            if self.office.roster.enlist(peer) is not None:
+                self._gathering.granted(peer, holdings)
         try:
-            await self._lead_to_the_end(self._leader)
+            return await beside(self._to_the_end(), self._keep_asking())
         finally:
-            solving.cancel()
-        if self._halted is not None:
-            kind = StageWithoutHost if self._halted.stage >= 0 else RunError
-            where = f"stage {self._halted.stage}: " if self._halted.stage >= 0 else ""
-            raise kind(where + self._halted.problem, "see the audit log; the last checkpoint is whole")
-        await asyncio.gather(*self._collecting)
+            self._collector.cancel()
 
-    async def _lead_to_the_end(self, leader: StepLeader) -> None:
-        while not (self._finished or self._halted):
-            event = await self._events.get()
-            await self._carry_out(event())
-            self.status.phase = leader.phase.value
-            self.status.waiting_for = leader.waiting_for
-            self._replan()
+    async def _to_the_end(self) -> Regroup | None:
+        gathered = await self._gathered()
+        if gathered is None:
+            return Regroup("a member obeys another scheduler", -1)
+        if gathered.plan.first_step >= self.office.config.schedule.steps:
+            await self._keep_the_end(gathered)
+            return None
+        return await self._lead(gathered)
+
+    async def _keep_the_end(self, gathered: Gathered) -> None:
+        """The leader before us committed the last step, but may not have kept its checkpoint."""
+        last = Applied(gathered.plan.first_step, (), gathered.plan, checkpoint=True)
+        self._collector.start(last, frozenset(), gathered.cursors)
+        await self._collector.last()
+
+    async def close(self) -> None:
+        """Another term begins, here or elsewhere."""
+        await self.posts.close()
 
     async def send_home(self, problem: str) -> None:
         """Tell every member that the run is over, and why if it should not be."""
-        self._going_home = True  # from now on a peer that cannot be reached has heard it and left
         farewell = RunFinished(term=self.term, problem=problem)
+        if not await self.posts.send_home(self.office.roster.members, farewell):
+            self.office.warn("some members did not answer the news that the run is over")
+        await self.posts.close()
+
+    async def _gathered(self) -> Gathered | None:
+        """None where another scheduler was preferred meanwhile."""
+        gathering = asyncio.create_task(self._gathering.run())
+        superseded = asyncio.create_task(self._superseded.wait())
         try:
-            async with asyncio.timeout(_FAREWELL_S):
-                await asyncio.gather(*(self._say_goodbye(peer, farewell) for peer in self._heard_of))
-        except TimeoutError:
-            self.tell({"event": "warning", "problem": "some members did not answer the news that the run is over"})
-        for outbox in self._outboxes.values():
-            await outbox.close()
+            await asyncio.wait([gathering, superseded], return_when=asyncio.FIRST_COMPLETED)
+            return gathering.result() if gathering.done() else None
+        finally:
+            gathering.cancel()
+            superseded.cancel()
 
-    async def _say_goodbye(self, peer: str, farewell: RunFinished) -> None:
-        """Also to peers that were declared lost, wrongly perhaps, and to those that came too late for the plan."""
-        outbox = self._outboxes.get(peer)
-        if outbox is not None and not outbox.lost:
-            outbox.post(farewell)
-            await outbox.flushed()
-            return
-        with contextlib.suppress(SwarmError):
-            await self.endpoint.request(peer, Orders(items=(codec.encode(farewell),)))
+    async def _lead(self, gathered: Gathered) -> Regroup | None:
+        office, schedule = self.office, self.office.config.schedule
+        self._leader = StepLeader(
+            plan=gathered.plan,
+            term=self.term,
+            global_batch=office.config.batch.global_batch_microbatches,
+            microbatch_tokens=office.config.microbatch_tokens,
+            next_step=gathered.plan.first_step,
+            num_steps=schedule.steps,
+            checkpoint_every_steps=schedule.checkpoint_every_steps,
+            cursors=dict(gathered.cursors),
+            has_rivals=self.has_rivals,
+        )
+        self._send_plan(gathered.plan)
+        self.changes.begin(gathered.plan)
+        self.changes.wake = lambda: self._events.put_nowait(list)
+        office.status.started_at_s = time.time()
+        self._events.put_nowait(self._leader.start)
+        await beside(self._lead_to_the_end(self._leader), self.changes.keep_solving())
+        if isinstance(self._ending, Halt):
+            where = f"stage {self._ending.stage}: " if self._ending.stage >= 0 else ""
+            raise RunError(where + self._ending.problem, "see the audit log; the last checkpoint is whole")
+        if isinstance(self._ending, Regroup):
+            return self._ending
+        await self._collector.last()
+        return None
 
-    @property
-    def _heard_of(self) -> set[str]:
-        return set(self._outboxes) | set(self.roster.hosts) | set(self.roster.owners)
+    async def _lead_to_the_end(self, leader: StepLeader) -> None:
+        while self._ending is None:
+            event = await self._events.get()
+            instructions = event()
+            self.office.status.enter(leader.phase.value, time.monotonic())
+            await self._carry_out(instructions)
+            self.office.status.waiting_for = leader.waiting_for
+            self._replan()
+
+    def rival_seen(self) -> None:
+        """A standby follows: from now on half of the members may obey it, for all we know."""
+        self.has_rivals = True
+        if self._leader is not None:
+            self._leader.has_rivals = True
 
     # --- instructions ----------------------------------------------------------------------------------------------
 
@@ -229,7 +219,7 @@ class Conductor:
         for instruction in instructions:
             match instruction:
                 case Send(peer, message):
-                    self._outbox(peer).post(message)
+                    self.posts.post(peer, message)
                 case NewPlan(plan):
                     self._send_plan(plan)
                     self.changes.holds(plan)
@@ -237,84 +227,71 @@ class Conductor:
                     await self._record(instruction)
                 case CheckPeers(peers):
                     await self._check(peers)
-                case Lost(peer, problem):
-                    self._on_lost(peer, problem)
+                case Lost(peer, problem, away_s):
+                    self._on_lost(peer, problem, away_s)
                 case Applied(checkpoint=True):
-                    self._start_collecting(instruction)
+                    assert self._leader is not None
+                    self._collector.start(instruction, frozenset(self._leader.lost), self._leader.cursors)
                 case PlanChangeOff(problem, culprit):
                     self.changes.called_off(problem, culprit)
-                case Halt():
-                    self._halted = instruction
-                case Finish():
-                    self._finished = True
+                case Halt() | Regroup() | Finish():
+                    self._ending = instruction
 
     def _send_plan(self, plan: Plan) -> None:
-        self._plan = plan
-        self.sealed_plan = seal(self.identity, plan)
-        self.log.append_plan(plan.number, plan.first_step, plan.predicted_tokens_per_s)
-        self.status.plan = plan
-        for peer in sorted({peer for group in plan.groups for peer in group} | self.roster.members.keys()):
-            self._outbox(peer).post(AssignPlan(term=self.term, sealed=self.sealed_plan))
-        self.tell({"event": "plan"} | plan_json(plan))
+        office = self.office
+        self.plan = plan
+        self.sealed_plan = seal(office.identity, plan)
+        office.log.append_plan(plan.number, plan.first_step, plan.predicted_tokens_per_s)
+        office.status.plan = plan
+        for peer in sorted({peer for group in plan.groups for peer in group} | office.roster.members.keys()):
+            self.posts.post(peer, AssignPlan(term=self.term, sealed=self.sealed_plan))
+        office.tell({"event": "plan"} | plan_json(plan))
 
     async def _record(self, record: Record) -> None:
-        await asyncio.to_thread(self.log.append_step, record, self.term, time.time())
-        self.tell(self.status.on_step(record))
-        assert self._plan is not None
-        self.changes.committed(self._plan, [done.route for _, done in record.work])
+        phase = self.office.status.phase
+        self.office.status.enter("recording", time.monotonic())
+        await self.office.on_disk(self.office.log.append_step, record, self.term, time.time())
+        self.office.status.enter(phase, time.monotonic())
+        self.office.tell(self.office.status.on_step(record))
+        assert self.plan is not None
+        self.changes.committed(self.plan, [done.route for _, done in record.work])
+        self._let_go(self.plan)
+
+    def _on_leaving(self, peer: str) -> None:
+        """Plan without it, where others can do its part; it works until a step is committed without it."""
+        plan, roster = self.plan, self.office.roster
+        if plan is None or self._leader is None or peer not in roster.members or peer in roster.leaving:
+            return
+        alone = [group for group, peers in enumerate(plan.groups) if set(peers) - roster.leaving <= {peer}]
+        if alone:
+            self.office.warn(f"{peer} wants to leave, and nobody else has its part of the model yet")
+            return
+        self.office.tell({"event": "leaving", "peer": peer})
+        roster.leaves(peer)
+        self.changes.leaves(peer)
+
+    def _let_go(self, plan: Plan) -> None:
+        """A step of this plan is committed: who has no part in it may go home."""
+        for peer in self.office.roster.leaving:
+            if not plan.groups_of(peer):
+                self.posts.post(peer, MayLeave(term=self.term))
+                self.office.roster.lose(peer, time.monotonic())
+                self.office.tell({"event": "left", "peer": peer})
 
     async def _check(self, peers: tuple[str, ...]) -> None:
         """Whoever does not answer now is lost; then the leader may go on."""
         assert self._leader is not None
-        alive = await asyncio.gather(*(self._outbox(peer).ping() for peer in peers))
-        for peer, lives in zip(peers, alive, strict=True):
+        for peer, lives in (await self.posts.alive(peers)).items():
             if not lives:
                 self._on_lost(peer, "it did not answer after a failed round")
         self._events.put_nowait(self._leader.checked)
 
-    def _start_collecting(self, applied: Applied) -> None:
-        assert self._leader is not None
-        cursors = dict(self._leader.cursors)  # of now: the next step may be committed while this one is fetched
-        task = asyncio.create_task(self._collect(applied.plan, applied.num_steps, cursors))
-        self._collecting.add(task)
-        if applied.num_steps < self.config.schedule.steps:  # the last one's error ends the run, so `lead` awaits it
-            task.add_done_callback(self._collecting.discard)
-
-    async def _collect(self, plan: Plan, num_steps: int, cursors: dict[str, int]) -> None:
-        assert self._leader is not None
-        try:
-            folder = await collect(
-                self.endpoint,
-                self.config,
-                self.layout,
-                plan,
-                frozenset(self._leader.lost),
-                num_steps,
-                cursors,
-                self.run_dir.tokenizer_of(self.config).to_json(),
-                self.run_dir.checkpoints,
-            )
-        except SwarmError as error:
-            self.tell({"event": "warning", "problem": str(error)})
-            if num_steps == self.config.schedule.steps:
-                raise
-            return
-        self.status.checkpoint = str(folder)
-        self.tell({"event": "checkpoint", "step": num_steps, "folder": str(folder)})
-
     # --- another plan ----------------------------------------------------------------------------------------------
-
-    def newcomer(self, peer: str, facts: Capabilities) -> None:
-        """A member came after the first plan: it hears of the plan, and may get a place in the next one."""
-        if not self.sealed_plan or self._going_home:
-            return
-        self._outbox(peer).post(AssignPlan(term=self.term, sealed=self.sealed_plan))
-        self.changes.joined(peer, facts)
 
     def _replan(self) -> None:
         """Propose what was decided, when the leader can take it and no checkpoint is on its way."""
         assert self._leader is not None
-        if self._leader.is_changing or self._collecting:
+        if self._ending is not None or self._leader.is_changing or self._collector.is_busy:
             return
         target = self.changes.target()
         if target is None:
@@ -326,35 +303,70 @@ class Conductor:
 
     # --- members ---------------------------------------------------------------------------------------------------
 
-    def _outbox(self, peer: str) -> Outbox:
-        outbox = self._outboxes.get(peer)
-        if outbox is None:
+    async def _keep_asking(self) -> None:
+        """Peers that announced themselves since the election, or come back, are asked to obey."""
+        while True:
+            peers = self.office.roster.to_be_asked(time.monotonic())
+            await asyncio.gather(*(self._ask(peer) for peer in peers))
+            for peer, facts in self.office.roster.relined().items():
+                self.changes.relined(peer, facts)
+            await asyncio.sleep(_LOOK_S if self._leader is None else _LATE_LOOK_S)
 
-            def on_lost(problem: str) -> None:
-                self._on_lost(peer, problem)
-
-            outbox = Outbox(self.endpoint, peer, Orders, _MAX_FAILURES, on_lost)
-            self._outboxes[peer] = outbox
-        return outbox
-
-    def _on_lost(self, peer: str, problem: str) -> None:
+    async def _ask(self, peer: str) -> None:
         leader = self._leader
-        if self._going_home or (leader is not None and peer in leader.lost):
+        if leader is not None and not leader.returned(peer):
             return
-        self.roster.lose(peer)
-        step = 0 if leader is None else leader.step
-        self.log.append_loss(peer, step, problem)
-        self.tell({"event": "lost", "peer": peer, "problem": problem, "step": step})
-        self.status.on_lost(peer)
+        try:
+            number = self.candidacy.plan_number if self.plan is None else self.plan.number
+            reply = await claim(self.office, peer, self.term, number)
+        except SwarmError:
+            return
+        if isinstance(reply, Denied):
+            self._on_denied(peer, reply)
+            return
+        facts = self.office.roster.enlist(peer)
+        if facts is None:
+            return
+        self.posts.welcome_back(peer)
+        if self._leader is None:
+            self._gathering.granted(peer, reply.holdings)
+            return
+        self.posts.post(peer, StartOver(term=self.term))
+        self.posts.post(peer, AssignPlan(term=self.term, sealed=self.sealed_plan))
+        self.changes.joined(peer, facts)
+
+    def _on_denied(self, peer: str, reply: Denied) -> None:
+        """A member on the other side of a split may have granted this term, or a later one, to who leads nobody now.
+
+        Only a higher term brings it back. Where its leader does lead, our members will say so when we claim that.
+        """
+        if reply.term < self.term or reply.leader == self.office.peer_id:
+            return
+        if reply.leader_lives:
+            self.office.warn(f"{peer} obeys scheduler {reply.leader} since term {reply.term}")
+        elif self._leader is not None:
+            self.above_term = max(self.above_term, reply.term)
+            problem = f"{peer} granted term {reply.term} to another scheduler: a higher one is needed"
+            self._events.put_nowait(lambda: [Regroup(problem, -1)])
+
+    def _on_superseded(self, problem: str) -> None:
+        self._superseded.set()
+        self._events.put_nowait(lambda: [Regroup(problem, -1)])
+
+    def _on_lost(self, peer: str, problem: str, away_s: float = 0.0) -> None:
+        leader = self._leader
+        if peer not in self.office.roster.members:
+            return
+        self.office.roster.lose(peer, time.monotonic(), away_s)
+        step = self.office.log.num_steps if leader is None else leader.step
+        self.office.log.append_loss(peer, step, problem)
+        self.office.tell({"event": "lost", "peer": peer, "problem": problem, "step": step})
+        self.office.status.on_lost(peer)
         self.changes.lost(peer)
-        if leader is not None:
+        if leader is None:
+            self._gathering.lost(peer)
+        else:
             self._events.put_nowait(lambda: leader.peer_lost(peer))
-        elif self._plan is not None and self._plan.groups_of(peer):
-            self._ready = {key: digest for key, digest in self._ready.items() if key[1] != peer}
-            self._plan = self._plan.without(frozenset({peer}), self._plan.first_step)
-            if not self._plan.first_step:
-                self._send_plan(self._plan)
-        self._changed.set()
 
     async def _on_reports(self, delivery: Delivery) -> Reply:
         assert isinstance(delivery.message, Reports)
@@ -364,32 +376,20 @@ class Conductor:
 
     def _take_report(self, peer: str, report: object) -> None:
         if isinstance(report, Heartbeat):
-            self.status.on_heartbeat(peer, report)
+            self.office.status.on_heartbeat(peer, report)
             self.changes.observed(peer, report.layer_seconds)
-        elif isinstance(report, StageReady):
-            if self._plan is None or report.plan != self._plan.number:
-                return  # said to a scheduler before us
-            self._ready[report.stage, peer] = report.digest
-            self._changed.set()
-        elif isinstance(report, GroupLoaded) and self._leader is None:
-            self._on_checkpoint_loaded(peer, report)
-        elif isinstance(report, GroupNotLoaded) and self._leader is None:
-            self._on_lost(peer, f"it cannot load the checkpoint: {report.problem}")
+        elif isinstance(report, Leaving):
+            self._on_leaving(peer)
         elif isinstance(report, SuspectPeer):
-            self.tell({"event": "suspect", "peer": report.peer, "by": peer, "problem": report.problem})
-            if report.peer in self._outboxes:
-                self._outboxes[report.peer].poke()
+            self.office.tell({"event": "suspect", "peer": report.peer, "by": peer, "problem": report.problem})
+            self.posts.poke(report.peer)
         elif self._leader is not None:
             leader = self._leader
             self._events.put_nowait(lambda: self._lead_on(leader, peer, report))
-
-    def _on_checkpoint_loaded(self, peer: str, report: GroupLoaded) -> None:
-        if self._plan is None or report.transfer != self._first_transfer or report.num_steps != self._plan.first_step:
-            return
-        group = self._plan.group_of((report.first_layer, report.last_layer))
-        if group is not None:
-            self._ready[group, peer] = report.digest
-            self._changed.set()
+        elif isinstance(report, GroupLoaded):
+            self._gathering.loaded(peer, report)
+        elif isinstance(report, GroupNotLoaded) and self._gathering.not_loaded(peer, report):
+            self._on_lost(peer, f"it cannot load its layers: {report.problem}")
 
     def _lead_on(self, leader: StepLeader, peer: str, report: object) -> list[Instruction]:
         match report:
@@ -400,7 +400,7 @@ class Conductor:
             case RoundReduced():
                 return leader.reduced(peer, report)
             case RoundFailed():
-                self.tell({"event": "round_failed", "peer": peer, "problem": report.problem})
+                self.office.tell({"event": "round_failed", "peer": peer, "problem": report.problem})
                 return leader.failed(peer, report)
             case CannotContinue():
                 return leader.cannot_continue(peer, report)
@@ -409,6 +409,6 @@ class Conductor:
             case GroupNotLoaded():
                 return leader.group_not_loaded(peer, report)
             case StepApplied():
-                self.log.note_weights(report.step + 1, report.stage, peer, report.digest)
+                self.office.log.note_weights(report.step + 1, report.stage, peer, report.digest)
                 return leader.applied(peer, report)
         return []

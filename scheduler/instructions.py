@@ -46,10 +46,15 @@ class CheckPeers:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Treat this peer as lost, then report `peer_lost`."""
+    """Treat this peer as lost, then report `peer_lost`.
+
+    Attributes:
+        away_s: it may live: for so long it is not asked again.
+    """
 
     peer: str
     problem: str
+    away_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +88,20 @@ class Halt:
 
 
 @dataclass(frozen=True, slots=True)
+class Regroup:
+    """This plan cannot be led any further: gather the members again, from the state that they can bring together.
+
+    Attributes:
+        stage: the group that is empty; -1 where it is not for want of one.
+    """
+
+    problem: str
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """Every step is applied."""
 
 
-Instruction = Send | NewPlan | PlanChangeOff | Record | CheckPeers | Lost | Applied | Halt | Finish
+Instruction = Send | NewPlan | PlanChangeOff | Record | CheckPeers | Lost | Applied | Halt | Regroup | Finish

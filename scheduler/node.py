@@ -1,210 +1,395 @@
-"""The scheduler's process: receives members, plans, and conducts the run."""
+"""The scheduler's process: leads a term when members grant it, follows another scheduler when they do not."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from scheduler.audit_log import AuditLog
+from scheduler.candidacy import Candidacy
 from scheduler.conductor import Conductor
 from scheduler.drafting import Draft
+from scheduler.election import Ballot, elect, is_won
+from scheduler.following import Following, ledger_tail
+from scheduler.instructions import Regroup
 from scheduler.membership import Roster
+from scheduler.office import Office
+from scheduler.own_checkpoint import OwnCheckpoint
 from scheduler.plan_changes import PlanChanges, Planner
 from scheduler.reception import Reception
-from scheduler.restart import Restart, restart_of
-from scheduler.run_dir import RunDir, make_certificate
+from scheduler.run_dir import RunDir
+from scheduler.standing import Standing, credentials, take_part
 from scheduler.status import Event, Status
 from scheduler.survey import Survey, survey
 from swarm.admission import Membership
-from swarm.config import RunConfig
-from swarm.errors import RunError, SwarmError
+from swarm.errors import RunError, Superseded, SwarmError
 from swarm.exclusive import exclusive
 from swarm.identity import Identity
-from swarm.model.blueprint import Layout, layout
+from swarm.model.blueprint import layout
+from swarm.net.channel import Delivery, Reply
 from swarm.net.directory import LIFETIME_S, Directory, expiry
 from swarm.net.endpoint import Endpoint
+from swarm.net.introduction import introduce
 from swarm.net.libp2p import Libp2pTransport, start_daemon
-from swarm.plan import Plan
-from swarm.wire.messages import FetchState, LeaderRecord, ListState
+from swarm.net.patience import until_reached
+from swarm.net.shelf import Shelf
+from swarm.tasks import beside
+from swarm.wire.messages import AskLeader, FetchState, FollowLedger, LeaderRecord, LeaderSays, ListState
 from swarm.wire.payloads import PayloadRules
 
 _STATUS_S = 1.0
+_LOOK_S = 0.5
+_ANNOUNCE_AGAIN_S = 2.0
+_HAND_OVER_S = 5.0
+_CANDIDATES_APART_S = 1.5
+"""Candidates that failed try again at different times within so long, or they would take members from one another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the admin asked for.
+
+    Attributes:
+        min_hosts, min_owners: the run begins when so many are here.
+        num_stages: of the trunk; 0 leaves it to the planner.
+        planner: decides on plans.
+        resume: go on with a run that has steps.
+        standby: follow the scheduler that leads, until members elect us.
+    """
+
+    min_hosts: int
+    min_owners: int
+    num_stages: int
+    planner: Planner
+    resume: bool = False
+    standby: bool = False
+
+
+@dataclass(slots=True)
+class _Standby:
+    """What a scheduler that follows us knows."""
+
+    asked_at_s: float
+    knows_all: bool
+    is_told: bool
 
 
 @dataclass(slots=True)
 class Node:
-    """The composition root of the admin's process.
+    """The composition root of the admin's process."""
 
-    Args:
-        addresses: that peers can reach.
-    """
-
-    config: RunConfig
-    admin: Identity
-    layout: Layout
-    endpoint: Endpoint
-    directory: Directory
-    roster: Roster
-    status: Status
+    office: Office
     reception: Reception
-    conductor: Conductor
-    addresses: tuple[str, ...]
+    checkpoint: OwnCheckpoint
+    wishes: Wishes
+    _ballot: Ballot = field(default_factory=Ballot)
+    _conductor: Conductor | None = None
+    _standbys: dict[str, _Standby] = field(default_factory=dict)
+    _standby_asked: asyncio.Event = field(default_factory=asyncio.Event)
+    _resigns: bool = False
+    _attempts: int = 0
 
     async def run(self) -> None:
-        """From the first member to the last step.
+        """Until the last step is committed, by us or by another scheduler.
 
         Raises:
-            ModelTooLarge: the members' memory does not hold the model.
-            StageWithoutHost: the last replica of a stage is gone.
-            RunError: the run cannot go on for another reason.
+            RunError: the run cannot go on.
         """
-        self.reception.open(self.endpoint)
-        self.conductor.open()
-        background = [asyncio.create_task(self._announce()), asyncio.create_task(self._keep_status())]
+        self._serve()
         problem = "the scheduler was stopped"
         try:
-            await self.reception.until_complete()
-            background.append(asyncio.create_task(self.reception.keep_looking()))
-            await self.conductor.assign(await self._first_plan())
-            await self.conductor.lead()
-            self.status.phase = "finished"
+            await beside(self._lead_or_follow(), self._announce(), self._keep_status(), self._keep_looking())
+            self.office.status.phase = "finished"
             problem = ""
         except SwarmError as error:
-            self.status.phase = problem = error.problem
+            self.office.status.phase = problem = error.problem
             raise
         finally:
-            await self.conductor.send_home(problem)
-            for task in background:
-                task.cancel()
-            self.status.save()
+            await self._leave(problem)
+            self.office.status.save()
+
+    async def _lead_or_follow(self) -> None:
+        self._ballot.needs_votes = self.wishes.standby
+        if self.wishes.standby:
+            self._ballot.remember(self.office)
+        min_hosts, min_owners = self.wishes.min_hosts, self.wishes.min_owners
+        if self.wishes.standby:
+            min_hosts = min_owners = 1
+        while (candidacy := await self._win()) is not None:
+            self.office.tell({"event": "leading", "term": candidacy.term})
+            self._conductor = self._new_conductor(candidacy, min_hosts, min_owners)
+            ending = await self._conductor.run()
+            if ending is None:
+                return
+            await self._step_down(ending)
+            min_hosts = min_owners = 1
+
+    async def _step_down(self, ending: Regroup) -> None:
+        """The term is over, the run is not."""
+        conductor, self._conductor = self._conductor, None
+        assert conductor is not None
+        where = f"stage {ending.stage} has no host: " if ending.stage >= 0 else ""
+        self.office.tell({"event": "regroup", "problem": where + ending.problem})
+        if conductor.plan is not None:
+            self._ballot.learn(self.office, conductor.plan, conductor.sealed_plan)
+        self._ballot.above_term = max(self._ballot.above_term, conductor.above_term)
+        self._ballot.needs_votes = conductor.has_rivals
+        await conductor.close()
+        self.office.roster.dismiss_all()
+
+    # --- elections -------------------------------------------------------------------------------------------------
+
+    async def _win(self) -> Candidacy | None:
+        """Until members grant us a term; None where the run was finished without us."""
+        following = Following(self.office, self._ballot)
+        while True:
+            if self._ballot.needs_votes and await following.find_leader():
+                self.office.status.phase = "following another scheduler"
+                problem = await following.follow()
+                self.office.tell({"event": "leader_gone", "leader": following.leader, "problem": problem})
+            candidacy = await elect(self.office, self._ballot)
+            if is_won(candidacy):
+                return candidacy
+            if self._is_finished and not candidacy.holdings:
+                return None  # everybody went home
+            following.hears_of(candidacy.living_leader)
+            self.office.status.phase = "waiting for more than half of the members"
+            self._attempts += 1
+            await asyncio.sleep(self._pause_s())
+
+    @property
+    def _is_finished(self) -> bool:
+        return self.office.log.num_steps >= self.office.config.schedule.steps
+
+    def _pause_s(self) -> float:
+        """Different at every scheduler and every time, without a source of chance."""
+        digest = hashlib.sha256(f"{self.office.peer_id}/{self._attempts}".encode()).digest()
+        return _CANDIDATES_APART_S * (0.2 + digest[0] / 255)
+
+    def _new_conductor(self, candidacy: Candidacy, min_hosts: int, min_owners: int) -> Conductor:
+        office = self.office
+        for problem in self.checkpoint.look():
+            office.warn(problem)
+        ask = partial(_survey, office, self.wishes.num_stages)
+        draft = Draft(office.config.fingerprint, office.layout.trunk.first)
+        changes = PlanChanges(office.roster, draft, ask, self.wishes.planner, office.tell)
+        return Conductor(
+            office,
+            changes,
+            self.checkpoint,
+            candidacy,
+            self._ballot.plan,
+            min_hosts,
+            min_owners,
+            bool(self._standbys) or self.wishes.standby,
+        )
+
+    # --- other schedulers, and members that ask --------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        endpoint = self.office.endpoint
+        self.reception.open(endpoint)
+        endpoint.on_request(AskLeader, self._on_ask_leader)
+        endpoint.on_request(FollowLedger, self._on_follow, role="scheduler")
+        endpoint.on_request(ListState, self.office.shelf.list)
+        endpoint.on_request(FetchState, self.office.shelf.fetch)
+
+    async def _on_ask_leader(self, delivery: Delivery) -> Reply:
+        assert isinstance(delivery.message, AskLeader)
+        conductor = self._conductor
+        leads = conductor is not None and conductor.term == delivery.message.term and not self._resigns
+        return Reply(LeaderSays(leads=leads))
+
+    async def _on_follow(self, delivery: Delivery) -> Reply:
+        assert isinstance(delivery.message, FollowLedger)
+        conductor = self._conductor
+        if conductor is None:
+            raise Superseded("this scheduler does not lead", "follow the one that does")
+        if delivery.remote_id not in self._standbys:
+            self.office.tell({"event": "standby", "peer": delivery.remote_id})
+        conductor.rival_seen()
+        plan = conductor.sealed_plan or self._ballot.sealed_plan
+        tail = await asyncio.to_thread(
+            ledger_tail, self.office, delivery.message, conductor.term, plan, resigned=self._resigns
+        )
+        knows_all = delivery.message.from_step + len(tail.steps) >= self.office.log.num_steps
+        self._standbys[delivery.remote_id] = _Standby(time.monotonic(), knows_all=knows_all, is_told=self._resigns)
+        self._standby_asked.set()
+        return Reply(tail)
+
+    async def _leave(self, problem: str) -> None:
+        """Hand over to a standby, or send everybody home."""
+        conductor = self._conductor
+        if conductor is None:
+            return
+        self._resigns = bool(problem)
+        if await self._standbys_know() and problem:
+            self.office.tell({"event": "handed_over"})
+            await conductor.close()
+        else:
+            await conductor.send_home(problem)
+
+    async def _standbys_know(self) -> bool:
+        """Wait until standbys that still ask know every step, and that we resign; False where there are none."""
+        for standby in self._standbys.values():
+            standby.knows_all = False
+        deadline_s = time.monotonic() + _HAND_OVER_S
+        while True:
+            now_s = time.monotonic()
+            here = [each for each in self._standbys.values() if now_s - each.asked_at_s < _HAND_OVER_S]
+            if not here or now_s > deadline_s:
+                return False
+            if all(each.knows_all and each.is_told == self._resigns for each in here):
+                return True
+            self._standby_asked.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await self._standby_asked.wait()
+
+    # --- in the background -----------------------------------------------------------------------------------------
 
     async def _announce(self) -> None:
+        announced: tuple[int, bytes] = (0, b"")
+        announced_at_s = 0.0
         while True:
-            record = LeaderRecord(
-                certificate=self.endpoint.certificate,
-                term=self.conductor.term,
-                addresses=self.addresses,
-                plan=self.conductor.sealed_plan,
-                expires_at_s=expiry(),
-            )
-            await self.directory.publish(record)
-            await asyncio.sleep(LIFETIME_S / 3)
+            conductor = self._conductor
+            if conductor is not None:
+                news = conductor.term, conductor.sealed_plan
+                if news != announced or time.monotonic() - announced_at_s > LIFETIME_S / 3:
+                    record = LeaderRecord(
+                        certificate=self.office.endpoint.certificate,
+                        term=conductor.term,
+                        addresses=self.office.addresses,
+                        plan=conductor.sealed_plan,
+                        expires_at_s=expiry(),
+                    )
+                    if await self.office.directory.publish(record):
+                        announced, announced_at_s = news, time.monotonic()
+            await asyncio.sleep(_ANNOUNCE_AGAIN_S)
 
     async def _keep_status(self) -> None:
+        status = self.office.status
         while True:
             await asyncio.sleep(_STATUS_S)
-            await asyncio.to_thread(self.status.save)
-            if self.status.started_at_s:
-                self.conductor.tell(self.status.progress())
+            await asyncio.to_thread(status.save)
+            if self._conductor is not None and status.started_at_s:
+                self.office.tell(status.progress())
 
-    async def _first_plan(self) -> Plan:
-        changes, restart = self.conductor.changes, self.conductor.restart
-        question = changes.survey()
-        for note in question.notes:
-            self.conductor.tell({"event": "warning", "problem": note})
-        found = await asyncio.to_thread(changes.planner, question.instance)
-        certificate = self.status.certify(found.evaluation.tokens_per_s, found.bound_tokens_per_s, question)
-        self.conductor.tell(certificate)
-        return changes.draft.plan(
-            question.instance, found.assignment, number=restart.plan_number, first_step=restart.next_step
-        )
+    async def _keep_looking(self) -> None:
+        while True:
+            await self.reception.look()
+            await asyncio.sleep(_LOOK_S)
 
 
 @asynccontextmanager
 async def opened(
-    run_dir: RunDir,
-    host: str,
-    port: int,
-    min_hosts: int,
-    min_owners: int,
-    num_stages: int,
-    planner: Planner,
-    resume: bool,
-    tell: Event,
+    run_dir: RunDir, host: str, port: int, wishes: Wishes, invite: str, tell: Event
 ) -> AsyncIterator[Node]:
-    """Start the scheduler of a run.
+    """Start a scheduler of a run.
 
     Args:
         host, port: to listen on; port 0 lets the system choose.
-        min_hosts, min_owners: the run begins when so many are here.
-        num_stages: the admin's wish; 0 leaves it to the planner.
-        planner: decides on plans.
-        resume: go on at the newest checkpoint of a run that has steps.
+        invite: of a standby: from the run's admin; empty for the run's first scheduler.
         tell: shows people and programs what happens.
 
     Raises:
         SwarmError: a broken run folder, a run that has steps already, a taken port.
     """
-    config = run_dir.load_config()
-    admin = run_dir.load_admin(config)
+    found = credentials(run_dir, invite)
+    run_dir.root.mkdir(parents=True, exist_ok=True)
+    with exclusive(run_dir.root, "stop it; a run's folder has one scheduler"):
+        identity = Identity.load_or_create(run_dir.scheduler_key)
+        membership = Membership(found.fingerprint, found.admin_public_key)
+        if found.invite is None:
+            await asyncio.to_thread(_check_folder, run_dir, wishes)
+        start = partial(start_daemon, run_dir.scheduler_key, host, port, found.bootstrap)
+        say = partial(_tell_waiting, tell)
+        was_here = run_dir.audit.exists()
+        p2p = await (until_reached(start, say) if was_here else start())
+        endpoint = Endpoint(Libp2pTransport(p2p), membership, found.fingerprint)
+        try:
+            standing = await take_part(run_dir, found, identity, endpoint)
+            endpoint.become_member(standing.certificate, None)
+            addresses = tuple(str(address) for address in await p2p.get_visible_maddrs())
+            find = partial(
+                Directory.create, p2p, identity, membership, found.fingerprint, standing.certificate, found.bootstrap
+            )
+
+            async def meet() -> Directory:
+                await introduce(endpoint, found.bootstrap, addresses)
+                return await find()
+
+            directory = await (until_reached(meet, say) if was_here else meet())
+            async with _opened_office(run_dir, standing, identity, endpoint, directory, addresses, tell) as office:
+                _check_progress(run_dir, office.log, office.config.schedule.steps, wishes)
+                reception = Reception(office, standing.admin, membership)
+                checkpoint = OwnCheckpoint(run_dir, office.config, office.layout, office.shelf)
+                await endpoint.start()
+                yield Node(office, reception, checkpoint, wishes)
+            await directory.close()
+        finally:
+            await endpoint.close()
+
+
+@asynccontextmanager
+async def _opened_office(
+    run_dir: RunDir,
+    standing: Standing,
+    identity: Identity,
+    endpoint: Endpoint,
+    directory: Directory,
+    addresses: tuple[str, ...],
+    tell: Event,
+) -> AsyncIterator[Office]:
+    config = standing.config
     run_dir.tokenizer_of(config)
     model_layout = await asyncio.to_thread(layout, config)
-    identity = Identity.load_or_create(run_dir.scheduler_key)
-    with exclusive(run_dir.root, "stop it; a run has one scheduler"):
-        log = AuditLog(run_dir.audit, config.fingerprint, config.to_json())
-        try:
-            if log.num_steps and not resume:
-                raise RunError(f"{run_dir.root} has {log.num_steps} committed steps", "go on with `swarm resume`")
-            restart = restart_of(run_dir, config, log) if resume else Restart()
-            if restart.next_step >= config.schedule.steps:
-                raise RunError(f"the run in {run_dir.root} is finished", "take it along with `swarm export`")
-            p2p = await start_daemon(run_dir.scheduler_key, host, port, ())
-            membership = Membership(config.fingerprint, config.admin_public_key)
-            certificate = make_certificate(config, admin, identity.peer_id, ("scheduler",))
-            shape = (config.batch.microbatch_sequences, config.data.context_tokens, model_layout.hidden_size)
-            rules = PayloadRules(shape, config.numerics.boundary_codec)
-            endpoint = Endpoint(Libp2pTransport(p2p), membership, config.fingerprint, certificate, rules)
-            try:
-                directory = await Directory.create(p2p, identity, membership, config.fingerprint, certificate, ())
-                status = Status(run_dir.status, config)
-                roster = Roster(min_hosts, min_owners)
-                addresses = tuple(str(address) for address in await p2p.get_visible_maddrs())
-                survey_now = partial(_survey, config, model_layout, roster, identity.peer_id, num_stages)
-                draft = Draft(config.fingerprint, model_layout.trunk.first)
-                changes = PlanChanges(roster, draft, survey_now, planner, tell)
-                conductor = Conductor(
-                    run_dir,
-                    config,
-                    model_layout,
-                    identity,
-                    endpoint,
-                    log,
-                    roster,
-                    status,
-                    tell,
-                    log.begin_term(time.time()),
-                    restart,
-                    changes,
-                )
-                reception = Reception(
-                    run_dir, config, admin, log, roster, status, directory, membership, tell, conductor.newcomer
-                )
-                shelf = restart.shelf(model_layout)
-                endpoint.on_request(ListState, shelf.list)
-                endpoint.on_request(FetchState, shelf.fetch)
-                await endpoint.start()
-                yield Node(
-                    config,
-                    admin,
-                    model_layout,
-                    endpoint,
-                    directory,
-                    roster,
-                    status,
-                    reception,
-                    conductor,
-                    addresses,
-                )
-                await directory.close()
-            finally:
-                await endpoint.close()
-        finally:
-            log.close()
+    shape = (config.batch.microbatch_sequences, config.data.context_tokens, model_layout.hidden_size)
+    endpoint.become_member(standing.certificate, PayloadRules(shape, config.numerics.boundary_codec))
+    with contextlib.closing(AuditLog(run_dir.audit, config.fingerprint, config.to_json())) as log:
+        yield Office(
+            run_dir=run_dir,
+            config=config,
+            layout=model_layout,
+            identity=identity,
+            endpoint=endpoint,
+            directory=directory,
+            log=log,
+            roster=Roster(),
+            status=Status(run_dir.status, config),
+            shelf=Shelf(),
+            tell=tell,
+            addresses=addresses,
+        )
 
 
-def _survey(config: RunConfig, layout: Layout, roster: Roster, scheduler: str, num_stages: int) -> Survey:
-    return survey(config, layout, roster.hosts, roster.owners, scheduler, num_stages)
+def _tell_waiting(tell: Event, problem: str) -> None:
+    tell({"event": "warning", "problem": problem})
+
+
+def _check_folder(run_dir: RunDir, wishes: Wishes) -> None:
+    """What can be known to be wrong before the network is up."""
+    config = run_dir.load_config()
+    run_dir.load_admin(config)
+    run_dir.tokenizer_of(config)
+    layout(config)
+    with contextlib.closing(AuditLog(run_dir.audit, config.fingerprint, config.to_json())) as log:
+        _check_progress(run_dir, log, config.schedule.steps, wishes)
+
+
+def _check_progress(run_dir: RunDir, log: AuditLog, num_steps: int, wishes: Wishes) -> None:
+    if log.num_steps and not (wishes.resume or wishes.standby):
+        raise RunError(f"{run_dir.root} has {log.num_steps} committed steps", "go on with `swarm resume`")
+    if log.num_steps >= num_steps and not wishes.standby:
+        raise RunError(f"the run in {run_dir.root} is finished", "take it along with `swarm export`")
+
+
+def _survey(office: Office, num_stages: int) -> Survey:
+    roster = office.roster
+    return survey(office.config, office.layout, roster.hosts, roster.owners, office.peer_id, num_stages)

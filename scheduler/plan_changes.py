@@ -76,6 +76,25 @@ class PlanChanges:
             self._replanning.lost(peer)
         self._dirty.set()
 
+    def leaves(self, peer: str) -> None:
+        """A member wants to go home."""
+        if self._replanning is None:
+            return
+        with self._told():
+            self._replanning.leaves(peer)
+        self._dirty.set()
+        self.wake()
+
+    def relined(self, peer: str, facts: Capabilities) -> None:
+        """A member's line is another one by now."""
+        if self._replanning is None or "host" not in facts.roles:
+            return
+        self.tell({"event": "relined", "peer": peer, "up": facts.up_bytes_per_s, "down": facts.down_bytes_per_s})
+        with self._told():
+            self._replanning.relined(peer, facts)
+        self._dirty.set()
+        self.wake()
+
     def observed(self, peer: str, layer_s: float) -> None:
         """A member times its layers while it trains."""
         self._rating.tell(peer, layer_s)

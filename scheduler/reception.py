@@ -2,95 +2,89 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from scheduler.audit_log import AuditLog
-from scheduler.membership import Roster
-from scheduler.run_dir import RunDir, make_certificate
-from scheduler.status import Event, Status
+from scheduler.office import Office
+from scheduler.run_dir import make_certificate
 from swarm.admission import Membership, read_invite
-from swarm.config import RunConfig
-from swarm.errors import InviteExpired, RunMismatch
+from swarm.errors import AdmissionError, InviteExpired, ProtocolError, RunMismatch
 from swarm.identity import Identity
 from swarm.net.channel import Delivery, Reply
-from swarm.net.directory import Directory
 from swarm.net.endpoint import Endpoint
 from swarm.net.probing import answer_probes
-from swarm.wire.messages import Admit, Admitted, Capabilities, PeerRecord
-
-_LOOK_S = 0.5
-"""How often the directory is read for newcomers."""
-_LATE_LOOK_S = 2.0
+from swarm.wire.messages import Ack, Admit, Admitted, Announce, PeerRecord
 
 
 @dataclass(slots=True)
 class Reception:
     """Answers strangers with an invite, and finds the members that announce themselves."""
 
-    run_dir: RunDir
-    config: RunConfig
-    admin: Identity
-    log: AuditLog
-    roster: Roster
-    status: Status
-    directory: Directory
+    office: Office
+    admin: Identity | None
     membership: Membership
-    tell: Event
-    on_newcomer: Callable[[str, Capabilities], None]
+    announced: dict[str, PeerRecord] = field(default_factory=dict)
 
     def open(self, endpoint: Endpoint) -> None:
         """Start answering."""
         endpoint.on_request(Admit, self._on_admit)
-        answer_probes(endpoint)
+        endpoint.on_request(Announce, self._on_announce)
+        answer_probes(endpoint, self._addresses_of)
 
-    async def until_complete(self) -> None:
-        """Wait until the directory shows enough measured members for a plan."""
-        waiting_for = ""
-        while True:
-            await self._look()
-            if self.roster.is_complete:
-                return
-            if self.roster.waiting_for != waiting_for:
-                waiting_for = self.roster.waiting_for
-                self.tell({"event": "waiting", "for": waiting_for})
-                self.status.phase = f"waiting for {waiting_for}"
-            await asyncio.sleep(_LOOK_S)
+    async def look(self) -> None:
+        """Read the directory."""
+        records = await self.office.directory.read(PeerRecord) | self._still_valid()
+        for peer, record in records.items():
+            admitted = self.membership.check(record.certificate, peer, time.time()).roles
+            is_new = peer not in self.office.roster.announced
+            if self.office.roster.announce(peer, admitted, record.capabilities) and is_new:
+                self.office.tell({"event": "registered", "peer": peer, "roles": list(record.capabilities.roles)})
+                self.office.status.on_registered(peer, record.capabilities)
+        self.office.roster.forget_absent(records.keys())
 
-    async def keep_looking(self) -> None:
-        """Find those who come after the first plan, too: they stand by, and hear when the run is over."""
-        while True:
-            await asyncio.sleep(_LATE_LOOK_S)
-            await self._look()
+    async def _addresses_of(self, peer: str) -> tuple[str, ...]:
+        facts = self.office.roster.announced.get(peer)
+        return () if facts is None else facts.addresses
 
-    async def _look(self) -> None:
-        for peer, record in (await self.directory.read(PeerRecord)).items():
-            self._register(peer, record)
+    def _still_valid(self) -> dict[str, PeerRecord]:
+        now_s = time.time()
+        self.announced = {peer: record for peer, record in self.announced.items() if record.expires_at_s > now_s}
+        return self.announced
 
-    def _register(self, peer: str, record: PeerRecord) -> None:
-        admitted = self.membership.check(record.certificate, peer, time.time()).roles
-        if self.roster.is_here(peer) or not self.roster.register(peer, admitted, record.capabilities):
-            return
-        self.tell({"event": "registered", "peer": peer, "roles": list(record.capabilities.roles)})
-        self.status.on_registered(peer, record.capabilities)
-        self.on_newcomer(peer, record.capabilities)
+    async def _on_announce(self, delivery: Delivery) -> Reply:
+        """The member also gets to know our DHT node, which may be new."""
+        assert isinstance(delivery.message, Announce)
+        peer = delivery.remote_id
+        record = self.office.directory.open(PeerRecord, peer, delivery.message.sealed)
+        if record is None:
+            raise ProtocolError(
+                f"{peer} announced itself with a record that is not valid now", "set both machines' clocks"
+            )
+        self.announced[peer] = record
+        await self.office.directory.greet(peer)
+        return Reply(Ack())
 
     async def _on_admit(self, delivery: Delivery) -> Reply:
         assert isinstance(delivery.message, Admit)
+        if self.admin is None:
+            raise AdmissionError(
+                "this scheduler has no admin's key, so it admits nobody", "join at the run's other scheduler"
+            )
         now_s = time.time()
         invite = read_invite(delivery.message.invite, now_s)
-        if invite.fingerprint != self.config.fingerprint or invite.admin_public_key != self.config.admin_public_key:
+        if (
+            invite.fingerprint != self.office.config.fingerprint
+            or invite.admin_public_key != self.office.config.admin_public_key
+        ):
             raise RunMismatch(
-                f"the invite is for run {invite.fingerprint[:12]}, this is run {self.config.fingerprint[:12]}",
+                f"the invite is for run {invite.fingerprint[:12]}, this is run {self.office.config.fingerprint[:12]}",
                 "ask this run's admin for an invite",
             )
-        if not self.log.admit(invite.nonce, delivery.remote_id, invite.uses, now_s):
+        if not self.office.log.admit(invite.nonce, delivery.remote_id, invite.uses, now_s):
             raise InviteExpired(f"the invite's {invite.uses} uses are spent", "ask the run's admin for a new invite")
-        self.tell({"event": "admitted", "peer": delivery.remote_id, "roles": list(invite.roles)})
+        self.office.tell({"event": "admitted", "peer": delivery.remote_id, "roles": list(invite.roles)})
         reply = Admitted(
-            certificate=make_certificate(self.config, self.admin, delivery.remote_id, invite.roles),
-            run_json=self.config.to_json(),
+            certificate=make_certificate(self.office.config, self.admin, delivery.remote_id, invite.roles),
+            run_json=self.office.config.to_json(),
         )
-        return Reply(reply, self.run_dir.tokenizer_json().encode())
+        return Reply(reply, self.office.run_dir.tokenizer_json().encode())

@@ -50,6 +50,7 @@ class Replanning:
     _owners: set[str] = field(default_factory=set)
     _reweighed: bool = False
     _failed: set[str] = field(default_factory=set)
+    _benched: set[str] = field(default_factory=set)
     _recut: tuple[Instance, Assignment] | None = None
 
     def __post_init__(self) -> None:
@@ -71,12 +72,35 @@ class Replanning:
         self._moves.pop(peer, None)
         self._take(self._replanner.leave(peer))
 
+    def leaves(self, peer: str) -> None:
+        """A member wants to go home: as a loss, but the next plan is due even if nobody moves."""
+        self.lost(peer)
+        self._reweighed = True
+        self.reasons.append(f"{peer} leaves")
+
     def rerated(self, peer: str, facts: Capabilities) -> None:
         """A member is faster or slower than it said."""
         if peer in self._replanner.places.hosts:
             self._take(self._replanner.drifted(_claim(peer, facts)))
             self._reweighed = True
             self.reasons.append(f"{peer} takes {facts.layer_seconds * 1000:.3g} ms a layer")
+
+    def relined(self, peer: str, facts: Capabilities) -> None:
+        """A member's line is another one: it comes anew, and stands by where it would slow everybody down."""
+        if peer not in self._replanner.places.hosts:
+            return
+        self._moves.pop(peer, None)
+        self._take(self._replanner.leave(peer))
+        if all(other == peer or other in self._benched for stage in self._stages_of(peer) for other in stage.replicas):
+            self._begin()  # nobody else has its stage
+            return
+        self._benched.add(peer)
+        self._take(self._replanner.join(_claim(peer, facts)))
+        self._reweighed = True
+        self.reasons.append(f"the line of {peer} is another one")
+
+    def _stages_of(self, peer: str) -> list[StagePlan]:
+        return [stage for stage in self.plan.stages if peer in stage.replicas]
 
     def changed(self, plan: Plan) -> None:
         """Another plan holds."""
@@ -143,7 +167,8 @@ class Replanning:
             self._begin()
             return self.draft.plan(*recut, number=self.plan.number + 1, first_step=self.plan.first_step)
         stage_of = {peer: number for number, stage in enumerate(self.plan.stages) for peer in stage.replicas}
-        stage_of |= self._moves
+        stage_of = {peer: number for peer, number in stage_of.items() if peer not in self._benched} | self._moves
+        self._benched.clear()
         stages = np.array([stage_of.get(name, -1) for name in instance.hosts.names], dtype=np.int64)
         known = [number for number, name in enumerate(instance.owners.names) if self._is_wanted_owner(name)]
         instance = replace(instance, owners=instance.owners.take(np.array(known, dtype=np.int64)))

@@ -4,6 +4,8 @@ run.toml         the run's configuration; never changed once a step is committed
 tokenizer.json   only where the run has one of its own
 admin.key        signs invites and certificates; keep a copy elsewhere
 scheduler.key    this scheduler's identity
+certificate      of a standby without the admin's key
+plan             the newest plan, sealed: whose votes count in an election
 address          the scheduler's addresses while it runs, one a line
 invites/         one invite a role, made when the scheduler starts
 audit.sqlite     every committed step
@@ -49,6 +51,14 @@ class RunDir:
     @property
     def scheduler_key(self) -> Path:
         return self.root / "scheduler.key"
+
+    @property
+    def certificate(self) -> Path:
+        return self.root / "certificate"
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan"
 
     @property
     def address(self) -> Path:

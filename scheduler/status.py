@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -35,6 +36,8 @@ class Status:
     checkpoint: str = ""
     waiting_for: tuple[str, ...] = ()
     _certificate: dict[str, Any] = field(default_factory=dict)
+    _phase_s: dict[str, float] = field(default_factory=dict)
+    _entered_s: float = 0.0
     _last_step: dict[str, Any] = field(default_factory=dict)
     _last_step_at_s: float = 0.0
     _step_s: float = 0.0
@@ -74,8 +77,19 @@ class Status:
         if peer in self._peers:
             self._peers[peer]["state"] = "lost"
 
+    def enter(self, phase: str, now_s: float) -> None:
+        """The step is in another phase, or still in the same one.
+
+        Args:
+            now_s: of a clock that never goes back.
+        """
+        if self._entered_s:
+            self._phase_s[self.phase] = self._phase_s.get(self.phase, 0.0) + now_s - self._entered_s
+        self.phase, self._entered_s = phase, now_s
+
     def on_step(self, record: Record) -> dict[str, Any]:
-        """A step was committed; returns what to tell."""
+        """A step was committed; returns what to tell: also where its time went, by the leader's phases."""
+        phase_s, self._phase_s = self._phase_s, {}
         now_s = time.time()
         step_s = now_s - (self._last_step_at_s or self.started_at_s)
         self._step_s += (step_s - self._step_s) * (_SMOOTHING if self._step_s else 1.0)
@@ -91,6 +105,7 @@ class Status:
             "tokens_per_s": record.tokens / self._step_s if self._step_s > 0 else 0.0,
             "eta_s": left * self._step_s,
             "elapsed_s": now_s - self.started_at_s,
+            "phase_s": phase_s,
             "plan": record.plan,
         }
         return self._last_step
@@ -121,8 +136,8 @@ class Status:
         }
 
     def save(self) -> None:
-        """Rewrite the file."""
-        with self._writing, replacing(self.path) as file:
+        """Rewrite the file; a disk that refuses keeps the old one: what matters more is told elsewhere."""
+        with self._writing, contextlib.suppress(OSError), replacing(self.path) as file:
             file.write(json.dumps(self.as_json()).encode())
 
 

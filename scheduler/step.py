@@ -5,11 +5,14 @@
     CLOSING   a replica misses something the ledger gave it            OPEN      ReopenStep to all, ReplayWork to owners
     CLOSING   every replica's books agree and its round is prepared    REDUCING  GoRound
     REDUCING  a round failed, or hashes of one group differ            HELD      ReopenStep to all; CheckPeers
+    REDUCING  a second round failed, and somebody is blamed            REDUCING  Lost: whoever is blamed most
     REDUCING  every group reduced, hashes equal                        OPEN + 1  Record, then CommitStep, then leases
     HELD      the shell has checked who lives                          CLOSING   as from OPEN
     any       values are not finite                                    HALTED    Halt
     any       a peer is lost                                           OPEN      ReopenStep, ReplayWork of its share
-    any       a group without a member, or no sense left in going on   HALTED    Halt
+    any       a group without a member, or too few members to know     HALTED    Regroup
+              that nobody else leads
+    any       no sense left in going on                                HALTED    Halt
     OPEN      the last step is applied everywhere                      FINISHED  Finish
 
 Every event is a method; every method returns the instructions that the shell carries out in order. Reports that come
@@ -20,8 +23,10 @@ from __future__ import annotations
 
 import enum
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 
+from scheduler.candidacy import is_majority, voters_of
 from scheduler.instructions import (
     Applied,
     CheckPeers,
@@ -31,9 +36,11 @@ from scheduler.instructions import (
     Lost,
     NewPlan,
     Record,
+    Regroup,
     Send,
 )
 from scheduler.ledger import Ledger, Member
+from scheduler.step_record import pack
 from scheduler.transition import PlanChange
 from swarm.plan import Plan
 from swarm.wire.messages import (
@@ -49,14 +56,21 @@ from swarm.wire.messages import (
     ReopenStep,
     ReplayWork,
     RoundFailed,
+    RoundKey,
     RoundReduced,
     StepApplied,
     StepClosed,
     Work,
 )
 
+PATIENT_ROUNDS = 2
+"""Of one step: when so many failed, whoever is blamed most goes. Two that cannot reach each other blame each other."""
+BREAKER_AWAY_S = 30.0
+"""Such a member answers at once, and would break the next round; twice as long the next time."""
 MAX_FAILED_ROUNDS = 5
-"""Rounds of one step that may fail in a row, all members alive, before the run halts."""
+"""Rounds of one step that may fail in a row, all members alive and nobody to blame, before the run halts."""
+RECORD_KEEPERS = 2
+"""Members of every group that keep a step's ledger."""
 
 
 class Phase(enum.Enum):
@@ -93,6 +107,7 @@ class StepLeader:
         num_steps: the run ends after this many.
         checkpoint_every_steps: members keep a snapshot after every so many.
         cursors: by owner, the first microbatch of its shard that no committed step has used.
+        has_rivals: other schedulers may be elected, so that a majority of a plan's members must be here.
     """
 
     plan: Plan
@@ -103,18 +118,21 @@ class StepLeader:
     num_steps: int
     checkpoint_every_steps: int
     cursors: dict[str, int] = field(default_factory=dict)
+    has_rivals: bool = False
     phase: Phase = Phase.OPEN
     step: int = 0
     round: int = 0
     lost: set[str] = field(default_factory=set)
     ignored_reports: int = 0
     _failed_rounds: int = 0
+    _blamed: Counter[str] = field(default_factory=Counter)
     _ledger: Ledger = field(init=False)
     _waiting: set[Member] = field(default_factory=set)
     _reduced: dict[Member, RoundReduced] = field(default_factory=dict)
     _applying: dict[int, _Applying] = field(default_factory=dict)
     _change: PlanChange = field(init=False)
     _checkpoint_is_due: bool = False
+    _plan_before: Plan | None = None
 
     def __post_init__(self) -> None:
         self._change = PlanChange(self.term)
@@ -173,11 +191,20 @@ class StepLeader:
         return self._commit(math.sqrt(square_norm))
 
     def failed(self, peer: str, report: RoundFailed) -> list[Instruction]:
-        """A member's round has a hole."""
-        if self.phase is not Phase.REDUCING or not self._is_current(report):
+        """A member's round has a hole; whoever rounds break on again and again is lost, alive or not."""
+        members = self._members()
+        if not self._is_current(report) or (report.stage, peer) not in members:
             return self._ignore()
-        if (report.stage, peer) not in self._members():
+        if (report.stage, report.blamed) in members:
+            self._blamed[report.blamed] += 1
+        if self.phase is not Phase.REDUCING:
             return self._ignore()
+        suspects = {blamed: count for blamed, count in self._blamed.items() if blamed not in self.lost}
+        if self._failed_rounds + 1 >= PATIENT_ROUNDS and suspects:
+            self._blamed.clear()
+            self._failed_rounds = 0
+            culprit = max(sorted(suspects), key=suspects.__getitem__)
+            return [Lost(culprit, f"rounds break on it: {report.problem}", BREAKER_AWAY_S)]
         return self._hold(report.problem)
 
     def cannot_continue(self, peer: str, report: CannotContinue) -> list[Instruction]:
@@ -215,7 +242,9 @@ class StepLeader:
             return instructions
         for stage, members in enumerate(self.plan.groups):
             if all(member in self.lost for member in members):
-                return self._halt("the last replica is gone", stage)
+                return self._regroup("the last replica is gone", stage)
+        if self.has_rivals and not self._has_majority:
+            return self._regroup("half of the members cannot be reached, and may follow another scheduler", -1)
         if self.phase is not Phase.OPEN:
             instructions += self._reopen()
         for owner in self._owners():
@@ -224,6 +253,12 @@ class StepLeader:
         for owner in self._owners():
             instructions += self._grant(owner, self._first_share())
         return instructions + self._close_if_complete()
+
+    def returned(self, peer: str) -> bool:
+        """Whether a peer that was lost may begin anew: not while the plan still counts on what it held."""
+        if peer in self.lost and not self.plan.groups_of(peer):
+            self.lost.discard(peer)
+        return peer not in self.lost
 
     def propose(self, target: Plan) -> bool:
         """Change to another plan as soon as everybody in it holds what it needs; False while another change is on.
@@ -272,6 +307,7 @@ class StepLeader:
         self.phase = Phase.OPEN
         self.round = 0
         self._failed_rounds = 0
+        self._blamed.clear()
         self._ledger = Ledger(self.global_batch, self.microbatch_tokens)
         return [order for owner in self._owners() for order in self._grant(owner, self._first_share())]
 
@@ -284,6 +320,7 @@ class StepLeader:
         self._waiting = set(self._members())
         counted = self._ledger.counted(self._waiting)
         instructions: list[Instruction] = []
+        record = pack(self.plan.number, self.step, RoundKey(self.term, self.round), self._ledger.work)
         for stage, peer in self._members():
             members = tuple(other for group, other in self._members() if group == stage)
             order = CloseStep(
@@ -296,6 +333,7 @@ class StepLeader:
                 members=members,
                 tokens=tuple(len(counted[stage, other]) * self.microbatch_tokens for other in members),
                 fractions=tuple(self.plan.fraction_of(stage, other) for other in members),
+                record=record if members.index(peer) < RECORD_KEEPERS else b"",
             )
             instructions.append(Send(peer, order))
         return instructions
@@ -356,6 +394,7 @@ class StepLeader:
         plan, instructions = self._change.after_commit(self.step - 1, grad_norm, self.plan)
         if plan is self.plan and any(self.plan.groups_of(peer) for peer in self.lost):
             plan = self.plan.without(frozenset(self.lost), self.step)
+        self._plan_before = self.plan
         if plan is not self.plan:
             self.plan = plan
             instructions.append(NewPlan(plan))
@@ -364,6 +403,16 @@ class StepLeader:
     def _halt(self, problem: str, stage: int) -> list[Instruction]:
         self.phase = Phase.HALTED
         return [Halt(problem, stage)]
+
+    def _regroup(self, problem: str, stage: int) -> list[Instruction]:
+        self.phase = Phase.HALTED
+        return [Regroup(problem, stage)]
+
+    @property
+    def _has_majority(self) -> bool:
+        """Of this plan's members; and of the last one's, until a step shows that this one's have taken it over."""
+        plans = [plan for plan in (self.plan, self._plan_before) if plan is not None]
+        return all(is_majority(voters - self.lost, voters) for voters in map(voters_of, plans))
 
     # --- the ledger ------------------------------------------------------------------------------------------------
 
@@ -375,9 +424,9 @@ class StepLeader:
         return [Send(owner, order)]
 
     def _first_share(self) -> int:
-        """Leases an owner starts with: its window, but no more than an equal share."""
+        """Leases an owner starts with: twice its window, so that it never waits for the next, or an equal share."""
         equal = -(-self.global_batch // len(self._owners()))
-        return min(self.plan.window, equal)
+        return min(2 * self.plan.window, equal)
 
     def _replay(self, owned: dict[str, list[Work]]) -> list[Instruction]:
         lost = tuple(sorted(self.lost))

@@ -38,6 +38,8 @@ def in_words(event: dict[str, Any]) -> str:
             return f"plan {event['number']}: {stages}; {len(event['owners'])} owners; {rate}"
         case "rerated":
             return f"{short(event['peer'])} is rated at {event['layer_s'] * 1000:.3g} ms a layer from now on"
+        case "relined":
+            return f"the line of {short(event['peer'])} is now {event['up'] * 8 / 1e6:.3g} Mbit/s up"
         case "certified":
             pairs = event["measured_pairs"] + event["estimated_pairs"]
             return (
@@ -57,6 +59,20 @@ def in_words(event: dict[str, Any]) -> str:
             return f"step {event['step'] + 1} is {event['phase']} for {duration(event['since_s'])}, waiting for {who}"
         case "lost":
             return f"lost {short(event['peer'])} in step {event['step']}: {event['problem']}"
+        case "standby":
+            return f"scheduler {short(event['peer'])} stands by"
+        case "following":
+            return f"following scheduler {short(event['leader'])}, which leads term {event['term']}"
+        case "leader_gone":
+            return f"scheduler {short(event['leader'])} does not lead any more: {event['problem']}"
+        case "leading":
+            return f"leading term {event['term']}"
+        case "regroup":
+            return f"the members are gathered again: {event['problem']}"
+        case "handed_over":
+            return "another scheduler takes over"
+        case "building":
+            return f"{event['missing']} groups of layers are not ready yet"
         case "suspect":
             return f"{short(event['by'])} suspects {short(event['peer'])}: {event['problem']}"
         case "round_failed":

@@ -5,19 +5,13 @@ from __future__ import annotations
 import enum
 import json as json_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from swarm.telemetry import Teller
-
 _DAY_S = 86_400.0
 _INVITE_DAYS = 7.0
-_INVITE_USES = 100
-_PASSING = ("step", "progress")
-"""Events that replace one another on a terminal."""
-_SLOW_STEP_S = 3.0
-"""A step that takes longer is told who it waits for."""
+_LONGEST_PATH = 256
 
 
 class Planning(enum.StrEnum):
@@ -67,11 +61,14 @@ _Planner = Annotated[Planning, typer.Option(help="How peers are placed; uniform,
 _Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")]
 _Port = Annotated[int, typer.Option(min=0, max=65535, help="TCP port to listen on; 0 lets the system choose.")]
 _Invites = Annotated[Path | None, typer.Option(help="Write invites here, instead of into the run's folder.")]
+_Standby = Annotated[
+    str, typer.Option(help="Stand by for the scheduler that leads: an invite with the role scheduler, or its file.")
+]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
 def scheduler(
-    run_dir: Annotated[Path, typer.Argument(help="The run's folder, from `swarm init`.")],
+    run_dir: Annotated[Path, typer.Argument(help="The run's folder, from `swarm init`; of a standby: one of its own.")],
     hosts: _Hosts = 2,
     owners: _Owners = 1,
     stages: _Stages = 0,
@@ -79,10 +76,11 @@ def scheduler(
     host: _Host = "127.0.0.1",
     port: _Port = 0,
     invites: _Invites = None,
+    standby: _Standby = "",
     json: _Json = False,
 ) -> None:
     """Run the admin's node: admit peers, plan, lead the steps, keep the audit log and the checkpoints."""
-    _lead(run_dir, hosts, owners, stages, planner, host, port, invites, json, resume=False)
+    _serve(run_dir, standby, hosts, owners, stages, planner, host, port, invites, json)
 
 
 def resume(
@@ -96,12 +94,13 @@ def resume(
     invites: _Invites = None,
     json: _Json = False,
 ) -> None:
-    """Go on with a run at its newest checkpoint, on any number of peers; they join again as they did."""
-    _lead(run_dir, hosts, owners, stages, planner, host, port, invites, json, resume=True)
+    """Go on with a run where it was, on any number of peers; they join again as they did."""
+    _serve(run_dir, "", hosts, owners, stages, planner, host, port, invites, json, resume=True)
 
 
-def _lead(
+def _serve(
     run_dir: Path,
+    standby: str,
     hosts: int,
     owners: int,
     stages: int,
@@ -111,57 +110,24 @@ def _lead(
     invites: Path | None,
     json: bool,
     *,
-    resume: bool,
+    resume: bool = False,
 ) -> None:
-    from scheduler.run_dir import RunDir, make_invite
+    from scheduler.run_dir import RunDir
+    from scheduler.standing import credentials
 
     folder = RunDir(run_dir)
-    folder.load_admin(folder.load_config())  # a missing run is told at once, not after seconds of loading libraries
+    path = Path(standby)
+    text = path.read_text(encoding="utf-8") if standby and len(standby) < _LONGEST_PATH and path.is_file() else standby
+    credentials(folder, text)  # a missing run is told at once, not after seconds of loading libraries
 
-    import uvloop
-
-    from scheduler.node import Node, opened
+    from scheduler.node import Wishes
     from scheduler.planner.heuristic import certified_plan
     from scheduler.planner.uniform import uniform_plan
-    from scheduler.text import in_words
-    from swarm.durable import replacing
-    from swarm.signals import until_stopped
+    from scheduler.serving import serve
 
-    teller = Teller(json)
-
-    def tell(event: dict[str, Any]) -> None:
-        if json or event["event"] not in _PASSING:
-            teller.tell(event, in_words(event))
-        elif event["event"] == "step" or event["since_s"] > _SLOW_STEP_S:
-            teller.say(in_words(event))
-
-    def write_invites(node: Node) -> None:
-        with replacing(folder.address) as file:
-            file.write("\n".join(node.addresses).encode())
-        target = invites or folder.invites
-        target.mkdir(parents=True, exist_ok=True)
-        paths = {}
-        for role in ("host", "owner"):
-            text = make_invite(node.config, node.admin, node.addresses, (role,), _INVITE_USES, _INVITE_DAYS * _DAY_S)
-            paths[role] = target / f"{role}.txt"
-            with replacing(paths[role]) as file:
-                file.write(text.encode())
-            paths[role].chmod(0o600)  # whoever can read an invite can join
-        tell(
-            {"event": "listening", "addresses": list(node.addresses), "invites": {k: str(v) for k, v in paths.items()}}
-        )
-
-    async def main() -> None:
-        plan = certified_plan if planner is Planning.best else uniform_plan
-        async with opened(folder, host, port, hosts, owners, stages, plan, resume, tell) as node:
-            write_invites(node)
-            await node.run()
-            tell({"event": "finished", "checkpoint": node.status.checkpoint})
-
-    try:
-        uvloop.run(until_stopped(main()))
-    finally:
-        teller.close()
+    plan = certified_plan if planner is Planning.best else uniform_plan
+    wishes = Wishes(hosts, owners, stages, plan, resume, bool(standby))
+    serve(folder, wishes, text, host, port, invites, json)
 
 
 def status(

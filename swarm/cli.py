@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from swarm.errors import SwarmError
+from swarm.limits import limit_of
 
 _INTERRUPTED = 130
 
@@ -53,6 +54,8 @@ def main() -> None:
         _leave(error)
     except BaseExceptionGroup as group:
         _leave_with_first(group)
+    except (OSError, MemoryError, RuntimeError) as error:
+        _leave_at_limit(error)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(_INTERRUPTED)
@@ -70,4 +73,14 @@ def _leave_with_first(group: BaseExceptionGroup[BaseException]) -> None:
         error = error.exceptions[0]
     if isinstance(error, SwarmError):
         _leave(error)
+    limit = limit_of(error)
+    if limit is not None:
+        _leave(limit)
     raise group
+
+
+def _leave_at_limit(error: Exception) -> None:
+    limit = limit_of(error)
+    if limit is None:
+        raise error
+    _leave(limit)

@@ -14,7 +14,7 @@ import math
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -155,13 +155,13 @@ class NumericsConfig:
     precision: str = "fp32"
     """`fp32` or `bf16` (mixed; master weights stay fp32)."""
     boundary_codec: str = "fp32"
-    """Boundary activations and their gradients on the wire: `fp32`, `bf16` or `int8`."""
+    """Boundary activations and their gradients on the wire: `fp32`, `bf16`, `int8` or `int4`."""
     gradient_codec: str = "fp32"
     """Gradients in the all-reduce: `fp32` or `fp16`."""
 
     def __post_init__(self) -> None:
         _one_of("numerics", "precision", self.precision, ("fp32", "bf16"))
-        _one_of("numerics", "boundary_codec", self.boundary_codec, ("fp32", "bf16", "int8"))
+        _one_of("numerics", "boundary_codec", self.boundary_codec, ("fp32", "bf16", "int8", "int4"))
         _one_of("numerics", "gradient_codec", self.gradient_codec, ("fp32", "fp16"))
 
 
@@ -253,6 +253,8 @@ class NodeConfig:
     """TCP port to listen on; 0 lets the system choose."""
     memory_bytes: int = 0
     """At most this much memory for the swarm; 0 for what is free."""
+    disk_bytes: int = 0
+    """At most this much disk for what a restart goes on from; 0 for a quarter of what is free."""
     up_bytes_per_s: float = 0.0
     """Plan with no more than this from us to others; 0 for what is measured."""
     down_bytes_per_s: float = 0.0
@@ -265,6 +267,7 @@ class NodeConfig:
     def __post_init__(self) -> None:
         _require(0 <= self.listen_port < 65536, f"the port is {self.listen_port}", "choose one from 0 to 65535")
         _require(self.memory_bytes >= 0, f"the memory limit is {self.memory_bytes}", "set it to 0 or more bytes")
+        _require(self.disk_bytes >= 0, f"the disk limit is {self.disk_bytes}", "set it to 0 or more bytes")
         rates = (self.up_bytes_per_s, self.down_bytes_per_s)
         _require(all(0 <= rate < 1e15 for rate in rates), f"the line's limits are {rates}", "set them to 0 or more")
         _positive("node", threads=self.threads)
@@ -337,3 +340,24 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         name = getattr(expected, "__name__", str(expected))
         raise ConfigError(f"{where} is {value!r}", f"give it a value of type {name}")
     return value
+
+
+def what_differs(before: str, now: str) -> str:
+    """The first value in which two configurations differ, for people; empty where none does.
+
+    Args:
+        before, now: as `RunConfig.to_json` writes them.
+    """
+    was, is_now = dict(_leaves("", json.loads(before))), dict(_leaves("", json.loads(now)))
+    for key in sorted(was.keys() | is_now.keys()):
+        if was.get(key) != is_now.get(key):
+            return f"{key} was {was.get(key)!r}, now it is {is_now.get(key)!r}"
+    return ""
+
+
+def _leaves(where: str, values: Any) -> Iterator[tuple[str, Any]]:
+    if not isinstance(values, dict):
+        yield where, values
+        return
+    for key, value in values.items():
+        yield from _leaves(f"{where}.{key}" if where else key, value)

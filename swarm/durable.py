@@ -9,6 +9,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from swarm.errors import DiskRefused
+
+FREE_SPACE = "free space on its disk"
+
+
+@contextmanager
+def keeping(path: Path) -> Iterator[IO[bytes]]:
+    """As `replacing`.
+
+    Raises:
+        DiskRefused: it cannot be written.
+    """
+    try:
+        with replacing(path) as file:
+            yield file
+    except OSError as error:
+        raise DiskRefused(f"cannot write {path} ({error.strerror})", FREE_SPACE) from None
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
@@ -50,3 +68,14 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def with_checksum(text: bytes) -> bytes:
+    """One line that shows every change to it: the SHA-256 of a text without line breaks, a blank, the text."""
+    return hashlib.sha256(text).hexdigest().encode() + b" " + text + b"\n"
+
+
+def without_checksum(line: bytes) -> bytes | None:
+    """The text that `with_checksum` wrapped; None where the line is not what was written."""
+    text = line.partition(b" ")[2].removesuffix(b"\n")
+    return text if with_checksum(text) == line else None

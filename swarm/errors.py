@@ -87,6 +87,12 @@ class ModelTooLarge(ConfigError):
     code = "S121"
 
 
+class MachineLimit(ConfigError):
+    """A machine that has no more memory, disk or open files to give."""
+
+    code = "S130"
+
+
 class NetworkError(SwarmError):
     """The network below the swarm does not do its part."""
 
@@ -159,6 +165,24 @@ class StateDirectoryBusy(AdmissionError):
     code = "S306"
 
 
+class Superseded(AdmissionError):
+    """A scheduler that members do not obey: another one leads."""
+
+    code = "S307"
+
+
+class StartedAnew(AdmissionError):
+    """A member whose process is another one by now: it knows nothing of the part that it had."""
+
+    code = "S308"
+
+
+class ClockOff(AdmissionError):
+    """A machine whose clock is not that of the others."""
+
+    code = "S309"
+
+
 class ProtocolError(SwarmError):
     """A message that the protocol does not allow."""
 
@@ -211,6 +235,12 @@ class TargetExists(CheckpointError):
     """A file or folder that would be overwritten."""
 
     code = "S603"
+
+
+class DiskRefused(CheckpointError):
+    """A disk that does not take what has to be kept."""
+
+    code = "S604"
 
 
 class RunError(SwarmError):

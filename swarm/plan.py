@@ -112,6 +112,10 @@ class Plan:
         stage = self.stages[group]
         return stage.reduce_fractions[stage.replicas.index(peer)]
 
+    def numbered(self, number: int) -> Plan:
+        """The same plan under another number."""
+        return replace(self, number=number)
+
     def without(self, lost: frozenset[str], first_step: int) -> Plan:
         """The next plan: the same spans without the lost peers."""
         stages = tuple(_stage_without(stage, lost) for stage in self.stages)

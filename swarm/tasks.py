@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class TaskSet:
@@ -32,3 +35,20 @@ class TaskSet:
         if not task.cancelled() and (error := task.exception()) is not None:
             context = {"message": "a background job failed", "exception": error, "task": task}
             task.get_loop().call_exception_handler(context)
+
+
+async def beside(main: Coroutine[None, None, T], *jobs: Coroutine[None, None, None]) -> T:
+    """Run `main`, and the jobs as long as it runs; an error in one of them ends `main` and is raised."""
+    tasks = [asyncio.create_task(job) for job in jobs]
+    running: asyncio.Task[T] = asyncio.create_task(main)
+    try:
+        await asyncio.wait([running, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+        return await running
+    finally:
+        running.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(running, *tasks, return_exceptions=True)

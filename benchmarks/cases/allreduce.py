@@ -7,9 +7,7 @@ when two members' results differ in a bit. A round's time is the slowest member'
 
 from __future__ import annotations
 
-import asyncio
-import json
-import sys
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +18,7 @@ from rich.progress import Progress
 from benchmarks.registry import CaseOptions
 from benchmarks.result import Result
 from benchmarks.statistics import summary
+from benchmarks.workers.lines import Line, Worker, ask_all
 from swarm.errors import RunError
 
 WEIGHTS = (4096.0, 1024.0, 2560.0)
@@ -71,7 +70,7 @@ def run(options: Options) -> Result:
     Raises:
         RunError: a member's process died or hung.
     """
-    tallies = asyncio.run(_measure(options))
+    tallies = _measure(options)
     strict, stock = tallies["strict"], tallies["stock"]
     if not strict.seconds or not stock.seconds:
         raise RunError("one of the runners finished no round at all", f"see {(strict.failed + stock.failed)[:1]}")
@@ -112,76 +111,41 @@ def run(options: Options) -> Result:
     )
 
 
-async def _measure(options: Options) -> dict[str, Tally]:
-    workers = [await _spawn() for _ in WEIGHTS]
-    try:
-        ids = await _start(workers, options.seed)
-        tallies = {"strict": Tally(), "stock": Tally()}
-        with Progress(transient=True) as progress:
-            task = progress.add_task("rounds", total=options.rounds)
-            for number in range(WARMUP_ROUNDS + options.rounds):
-                for runner, tally in tallies.items():
-                    prepared, gone = await _round(workers, runner, number, ids)
-                    if number >= WARMUP_ROUNDS:
-                        tally.count(prepared, gone, strict=runner == "strict")
-                shown = f"rounds (wrong: strict {tallies['strict'].wrong}, stock {tallies['stock'].wrong})"
-                progress.update(task, completed=number - WARMUP_ROUNDS + 1, description=shown)
-        return tallies
-    finally:
+def _measure(options: Options) -> dict[str, Tally]:
+    with contextlib.ExitStack() as stack:
+        workers = [Worker("benchmarks.workers.allreduce_member") for _ in WEIGHTS]
         for worker in workers:
-            if worker.returncode is None:
-                worker.kill()
-            await worker.wait()
+            stack.callback(worker.close)
+        ids = _start(workers, options.seed)
+        tallies = {"strict": Tally(), "stock": Tally()}
+        progress = stack.enter_context(Progress(transient=True))
+        task = progress.add_task("rounds", total=options.rounds)
+        for number in range(WARMUP_ROUNDS + options.rounds):
+            for runner, tally in tallies.items():
+                prepared, gone = _round(workers, runner, number, ids)
+                if number >= WARMUP_ROUNDS:
+                    tally.count(prepared, gone, strict=runner == "strict")
+            shown = f"rounds (wrong: strict {tallies['strict'].wrong}, stock {tallies['stock'].wrong})"
+            progress.update(task, completed=number - WARMUP_ROUNDS + 1, description=shown)
+        return tallies
 
 
-async def _round(
-    workers: Sequence[asyncio.subprocess.Process], runner: str, number: int, ids: list[str]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _round(workers: Sequence[Worker], runner: str, number: int, ids: list[str]) -> tuple[list[Line], list[Line]]:
     line = {"runner": runner, "round": number}
-    prepared = await _all(workers, {**line, "do": "prepare", "ids": ids})
-    gone = await _all(workers, {**line, "do": "go"})
+    prepared = ask_all(workers, {**line, "do": "prepare", "ids": ids}, ANSWER_TIMEOUT_S)
+    gone = ask_all(workers, {**line, "do": "go"}, ANSWER_TIMEOUT_S)
     if runner == "stock":
-        await _all(workers, {**line, "do": "forget"})
+        ask_all(workers, {**line, "do": "forget"}, ANSWER_TIMEOUT_S)
     return prepared, gone
 
 
-async def _spawn() -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "benchmarks.workers.allreduce_member",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-
-
-async def _start(workers: Sequence[asyncio.subprocess.Process], seed: int) -> list[str]:
+def _start(workers: Sequence[Worker], seed: int) -> list[str]:
     """Start the members one after the other, each connecting to all before it; return their ids."""
     ids: list[str] = []
     addresses: list[str] = []
     for member, worker in enumerate(workers):
         line = {"do": "start", "member": member, "weights": WEIGHTS, "shapes": SHAPES, "seed": seed, "peers": addresses}
-        answer = await _ask(worker, line)
+        answer = worker.ask(line, ANSWER_TIMEOUT_S)
         ids.append(answer["peer_id"])
         addresses = [*addresses, *answer["addresses"]]
     return ids
-
-
-async def _all(workers: Sequence[asyncio.subprocess.Process], line: dict[str, Any]) -> list[dict[str, Any]]:
-    return list(await asyncio.gather(*(_ask(worker, line) for worker in workers)))
-
-
-async def _ask(worker: asyncio.subprocess.Process, line: dict[str, Any]) -> dict[str, Any]:
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    worker.stdin.write(json.dumps(line).encode() + b"\n")
-    try:
-        async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            text = await worker.stdout.readline()
-    except TimeoutError:
-        text = b""
-    if not text:
-        raise RunError(f"a member of the benchmark did not answer {line['do']!r}", "run its worker by hand and look")
-    answer: dict[str, Any] = json.loads(text)
-    return answer

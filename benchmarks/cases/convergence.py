@@ -14,11 +14,12 @@ from typing import Any
 
 from rich.progress import Progress
 
+from benchmarks.corpora import read_text
 from benchmarks.registry import CaseOptions
 from benchmarks.result import Result
 from benchmarks.training_run import FinishedRun, largest_relative, train
 from swarm.data.tokenizer import ByteTokenizer, TokenArray
-from swarm.errors import ConfigError, ShardUnreadable
+from swarm.errors import ConfigError
 from swarm.local.fleet import Fleet
 from swarm.model.presets import byte_llama
 from swarm.training.assemble import assemble
@@ -62,7 +63,7 @@ def run(options: Options) -> Result:
     """
     if SEQUENCES % options.microbatches:
         raise ConfigError(f"--microbatches is {options.microbatches}", f"choose a divisor of {SEQUENCES}")
-    text = _read(options.corpus)
+    text = read_text(options.corpus)
     with tempfile.TemporaryDirectory(prefix="swarm-convergence-") as folder:
         shards, validation = _split(text, Path(folder) / "text")
         fleet = Fleet(Path(folder) / "fleet", _run_values(options), shards, options.hosts, options.stages)
@@ -121,18 +122,8 @@ def _run_values(options: Options) -> dict[str, Any]:
     }
 
 
-def _read(corpus: Path) -> bytes:
-    try:
-        content = corpus.read_bytes()
-        content.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ShardUnreadable(f"cannot read the corpus {corpus} ({error})", "give --corpus a UTF-8 text file") from None
-    return content
-
-
-def _split(text: bytes, folder: Path) -> tuple[list[Path], TokenArray]:
+def _split(whole: str, folder: Path) -> tuple[list[Path], TokenArray]:
     """One file an owner, from the first 90 %, and the tokens of the rest; cuts fall between characters."""
-    whole = text.decode("utf-8")
     num_training = int(len(whole) * TRAINING_SHARE)
     share = -(-num_training // OWNERS)
     folder.mkdir(parents=True)

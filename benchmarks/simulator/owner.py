@@ -25,7 +25,6 @@ from swarm.wire.messages import (
 if TYPE_CHECKING:
     from benchmarks.simulator.run import Simulation
 
-_PAUSE_AFTER_FAILURE_S = 0.2
 """As in `peers.owner`."""
 
 
@@ -83,9 +82,14 @@ class Owner(Peer):
         self.window.committed(step)
 
     def hop_failed(self, report: HopFailed) -> None:
-        """A microbatch cannot go on: around the peer, after a pause."""
-        if self.window is not None and self.window.hop_failed(report.work, report.peer):
-            self.simulation.clock.after(_PAUSE_AFTER_FAILURE_S, self._pump)
+        """A microbatch cannot go on: around the peer, at once or after a pause."""
+        clock = self.simulation.clock
+        if self.window is None or not self.window.hop_failed(report.work, report.peer, clock.now_s):
+            return
+        self._pump()
+        pause_s = self.window.next_attempt_in_s(clock.now_s)
+        if pause_s is not None:
+            clock.after(pause_s, self._pump)
 
     def _pump(self) -> None:
         if self.dead or self.window is None or self.replica is None:

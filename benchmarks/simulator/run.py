@@ -16,7 +16,18 @@ from benchmarks.simulator.peer import Host, Peer
 from benchmarks.simulator.replanning import Followed
 from benchmarks.simulator.report import Report
 from benchmarks.simulator.servers import Wire
-from scheduler.instructions import CheckPeers, Finish, Halt, Instruction, Lost, NewPlan, PlanChangeOff, Record, Send
+from scheduler.instructions import (
+    CheckPeers,
+    Finish,
+    Halt,
+    Instruction,
+    Lost,
+    NewPlan,
+    PlanChangeOff,
+    Record,
+    Regroup,
+    Send,
+)
 from scheduler.step import StepLeader
 from swarm.errors import RunError
 from swarm.model.spans import ENDS, Span
@@ -173,7 +184,7 @@ class Simulation:
             return
         about = {"step": order.step, "stage": order.stage, "round": order.round}
         if any(member.dead for member in members):
-            self.report(peer, RoundFailed(**about, problem="a member died"))
+            self.report(peer, RoundFailed(**about, problem="a member died", blamed=""))
         elif peer.replica.reduced(order.round):
             if peer is members[0]:
                 span = self._plan.span_of(order.stage)
@@ -235,7 +246,7 @@ class Simulation:
                     self.clock.after(self.config.detection_s, self._checked)
                 case Lost(peer, _):
                     self._lose(peer)
-                case Halt(problem, _):
+                case Halt(problem, _) | Regroup(problem, _):
                     self._report.problem, self._ended = problem, True
                 case Finish():
                     self._ended = True

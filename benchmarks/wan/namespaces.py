@@ -19,6 +19,8 @@ _SUBNET = "10.77.0"
 _BURST_BYTES = 32 << 10
 """The least that a rate of 1 Gbit/s needs at the kernel's clock; more would let short transfers pass unshaped."""
 _QUEUE_MS = 200
+_NOBODY = "02:00:00:00:00:00"
+"""A hardware address that no line has: the bridge offers such frames to everybody, and nobody takes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,38 @@ class Place:
 
     Attributes:
         address: that it listens on.
-        wrapper: the command that enters its namespace.
+        space: its namespace.
+        hub, port: the namespace and the name of the other end of its line.
     """
 
     address: str
-    wrapper: tuple[str, ...]
+    space: str
+    hub: str
+    port: str
+
+    @property
+    def wrapper(self) -> tuple[str, ...]:
+        """The command that enters its namespace."""
+        return ("ip", "netns", "exec", self.space)
+
+    def shape(self, line: Line) -> None:
+        """Give its line other rates; raises RunError where the kernel refuses."""
+        for where, device, mbit in ((self.space, "line", line.up_mbit), (self.hub, self.port, line.down_mbit)):
+            if mbit:
+                shape = ["tbf", "rate", f"{mbit}mbit", "burst", str(_BURST_BYTES), "latency", f"{_QUEUE_MS}ms"]
+                _run("tc", "-n", where, "qdisc", "replace", "dev", device, "root", *shape)
+
+    def lose(self, address: str) -> None:
+        """From now on, what is sent from here to that address arrives nowhere, and nobody is told."""
+        _ip("-n", self.space, "neigh", "replace", address, "lladdr", _NOBODY, "dev", "line", "nud", "permanent")
+
+    def loses(self, address: str) -> bool:
+        """Whether what is sent from here to that address is lost."""
+        return _NOBODY in _ip("-n", self.space, "neigh", "show", address)
+
+    def find(self, address: str) -> None:
+        """It arrives again."""
+        _ip("-n", self.space, "neigh", "del", address, "dev", "line")
 
 
 @contextlib.contextmanager
@@ -61,34 +90,32 @@ def shaped(lines: Mapping[str, Line]) -> Iterator[dict[str, Place]]:
         _ip("-n", hub, "link", "set", "bridge", "up")
         places = {}
         for number, (name, line) in enumerate(lines.items()):
-            address = f"{_SUBNET}.{number + 1}"
-            _join(hub, spaces[name], f"port{number}", address, line)
-            places[name] = Place(address, ("ip", "netns", "exec", spaces[name]))
+            places[name] = Place(f"{_SUBNET}.{number + 1}", spaces[name], hub, f"port{number}")
+            _join(places[name])
+            places[name].shape(line)
         yield places
     finally:
         for space in (*spaces.values(), hub):
             subprocess.run(["ip", "netns", "del", space], capture_output=True, check=False)
 
 
-def _join(hub: str, space: str, port: str, address: str, line: Line) -> None:
+def _join(place: Place) -> None:
+    space, hub, port = place.space, place.hub, place.port
     _ip("netns", "add", space)
     _ip("-n", hub, "link", "add", port, "type", "veth", "peer", "name", "line", "netns", space)
     _ip("-n", hub, "link", "set", port, "master", "bridge")
     _ip("-n", hub, "link", "set", port, "up")
-    _ip("-n", space, "addr", "add", f"{address}/24", "dev", "line")
+    _ip("-n", space, "addr", "add", f"{place.address}/24", "dev", "line")
     _ip("-n", space, "link", "set", "line", "up")
     _ip("-n", space, "link", "set", "lo", "up")
-    for where, device, mbit in ((space, "line", line.up_mbit), (hub, port, line.down_mbit)):
-        if mbit:
-            shape = ["tbf", "rate", f"{mbit}mbit", "burst", str(_BURST_BYTES), "latency", f"{_QUEUE_MS}ms"]
-            _run("tc", "-n", where, "qdisc", "add", "dev", device, "root", *shape)
 
 
-def _ip(*arguments: str) -> None:
-    _run("ip", *arguments)
+def _ip(*arguments: str) -> str:
+    return _run("ip", *arguments)
 
 
-def _run(*command: str) -> None:
+def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RunError(f"{' '.join(command)} failed: {done.stderr.strip()}", "see whether the kernel has it")
+    return done.stdout

@@ -13,8 +13,8 @@ import numpy as np
 
 from scheduler.planner.evaluator import Evaluation, evaluate, host_rates
 from scheduler.planner.instance import Assignment, Floats, Instance, Ints
+from scheduler.planner.kinds import sample
 from scheduler.planner.placing import place
-from scheduler.planner.relaxation import sample
 from scheduler.planner.shapes import Sizes
 
 _MOST_HOSTS = 1000
@@ -61,22 +61,17 @@ def arrange(instance: Instance, plan: Assignment, found: Evaluation, sync_s: flo
     return None if whole is None else whole[1]
 
 
-def mixed(instance: Instance, shapes: list[Sizes], path_s: float, sync_s: float) -> list[tuple[Evaluation, Assignment]]:
-    """Plans of shapes whose large and small stages take turns, fastest first; those that cannot be placed are left out.
+def in_turns(instance: Instance, sizes: Sizes, path_s: float, sync_s: float) -> _Found | None:
+    """A plan whose large and small stages take turns; None where the hosts cannot be placed.
 
     Args:
         path_s: of a plan, about.
         sync_s: hosts that would reduce more slowly are left out.
     """
-    found: list[_Found] = []
-    for shape in shapes:
-        small_first, half = sorted(shape), (len(shape) + 1) // 2
-        turns = np.empty(len(shape), dtype=np.int64)
-        turns[::2], turns[1::2] = small_first[:half], small_first[half:]
-        placed = _placed(instance, turns, path_s * np.linspace(1, 1 / len(shape), len(shape)), sync_s, np.inf)
-        if placed is not None:
-            found.append(placed)
-    return sorted(found, key=lambda each: each[0].step_s)
+    small_first, half = sorted(sizes), (len(sizes) + 1) // 2
+    turns = np.empty(len(sizes), dtype=np.int64)
+    turns[::2], turns[1::2] = small_first[:half], small_first[half:]
+    return _placed(instance, turns, path_s * np.linspace(1, 1 / len(sizes), len(sizes)), sync_s, np.inf)
 
 
 def is_short_of_memory(instance: Instance, plan: Assignment, found: Evaluation) -> bool:

@@ -9,6 +9,7 @@ microbatch's graph from its forward to its backward, so the later its stage, the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,10 +79,13 @@ def evaluate(instance: Instance, plan: Assignment) -> Evaluation:
         short = instance.hosts.names[used[int(slots.argmin())]]
         raise ModelTooLarge(f"{short} has not enough memory for its span", "give it fewer layers")
     unbound: Floats = host_rates(instance, used, plan.sizes[stage])
-    flow = _routed(instance, used, stage, plan.sizes, unbound, slots)
-    inside = _kept_inside(instance, used, stage, unbound, plan.num_stages)
-    if inside is not None:
-        flow = min(flow, _routed(instance, used, stage, plan.sizes, inside, slots), key=lambda each: each.compute_s)
+    flow = min(
+        (
+            _routed(instance, used, stage, plan.sizes, unbound, slots, weighing)
+            for weighing in _weighings(instance, used, stage, unbound, plan.num_stages)
+        ),
+        key=lambda each: each.compute_s,
+    )
     reduce_s = stage_reduce_s(instance, used, stage, plan.sizes)
     sync_s = max(float(reduce_s.max()), owners_reduce_s(instance))
     all_rates = np.zeros(instance.num_hosts)
@@ -140,9 +144,65 @@ class _Flow:
     compute_s: float
 
 
-def _routed(instance: Instance, used: Ints, stage: Ints, sizes: Ints, unbound: Floats, slots: Ints) -> _Flow:
-    """Hosts at the rates given, as far as memory, owners and links allow."""
-    rates, path_s, residence_s = _in_flight(instance, used, stage, sizes, unbound, slots)
+_Weighing = Callable[[Floats], Floats]
+"""From rates that hosts could do to those at which they are used."""
+
+
+def _weighings(instance: Instance, used: Ints, stage: Ints, unbound: Floats, num_stages: int) -> list[_Weighing]:
+    """All that hosts can do; and, where that is half as much at least, rates at which no route leaves its region, and
+    rates at which none does so on its way from an owner and back either.
+    """
+    weighings: list[_Weighing] = [lambda rates: rates]
+    num_regions = len(instance.regions.latency_s)
+    if num_regions < 2:
+        return weighings
+    cell = stage * num_regions + instance.hosts.region[used]
+    owner_share = _owner_shares(instance)
+
+    def sums_of(rates: Floats) -> Floats:
+        sums: Floats = np.bincount(cell, weights=rates, minlength=num_stages * num_regions).astype(np.float64)
+        return sums.reshape(num_stages, num_regions)
+
+    def lowered(rates: Floats, sums: Floats, wanted: Floats) -> Floats:
+        lower: Floats = np.maximum(rates * (wanted / np.maximum(sums, 1e-300)).ravel()[cell], 1e-9 * rates)
+        return lower
+
+    def inside(rates: Floats) -> Floats:
+        sums = sums_of(rates)
+        return lowered(rates, sums, sums.min(axis=0))
+
+    def from_owners(rates: Floats) -> Floats:
+        sums = sums_of(rates)
+        return lowered(rates, sums, owner_share * _level(sums.min(axis=0), owner_share))
+
+    sums = sums_of(unbound)
+    least, half = sums.min(axis=0), float(sums.sum(axis=1).min()) / 2
+    if least.sum() >= half:
+        weighings.append(inside)
+    if _level(least, owner_share) >= half:
+        weighings.append(from_owners)
+    return weighings
+
+
+def _level(least: Floats, owner_share: Floats) -> float:
+    """The rate at which every region has its owners' share of it."""
+    has_owners = owner_share > 0
+    return float((least[has_owners] / owner_share[has_owners]).min())
+
+
+def _owner_shares(instance: Instance) -> Floats:
+    """Of each region: its owners' share of all microbatches."""
+    weights = instance.owners.rates(instance.work.boundary_bytes)
+    num_regions = len(instance.regions.latency_s)
+    shares = np.bincount(instance.owners.region, weights=weights / weights.sum(), minlength=num_regions)
+    return shares.astype(np.float64)
+
+
+def _routed(
+    instance: Instance, used: Ints, stage: Ints, sizes: Ints, unbound: Floats, slots: Ints, weighing: _Weighing
+) -> _Flow:
+    """Hosts at the rates given, lowered, and as far as memory, owners and links allow."""
+    rates, path_s, residence_s = _in_flight(instance, used, stage, sizes, unbound, slots, weighing)
     stage_rates: Floats = np.bincount(stage, weights=rates, minlength=len(sizes)).astype(np.float64)
     rate, limit = float(stage_rates.min()), "stage"
     owners_rate = float(instance.owners.rates(instance.work.boundary_bytes).sum())
@@ -156,29 +216,15 @@ def _routed(instance: Instance, used: Ints, stage: Ints, sizes: Ints, unbound: F
     return _Flow(rates, stage_rates, rate, limit, path_s, residence_s, compute_s)
 
 
-def _kept_inside(instance: Instance, used: Ints, stage: Ints, unbound: Floats, num_stages: int) -> Floats | None:
-    """Lower rates, at which no route leaves its region; None where they would be less than half as high."""
-    num_regions = len(instance.regions.latency_s)
-    if num_regions < 2:
-        return None
-    cell = stage * num_regions + instance.hosts.region[used]
-    sums = np.bincount(cell, weights=unbound, minlength=num_stages * num_regions).reshape(num_stages, num_regions)
-    least = sums.min(axis=0)
-    if 2 * least.sum() < sums.sum(axis=1).min():
-        return None
-    inside: Floats = unbound * (least / np.maximum(sums, 1e-300)).ravel()[cell]
-    kept: Floats = np.maximum(inside, 1e-9 * unbound)
-    return kept
-
-
 def _in_flight(
-    instance: Instance, used: Ints, stage: Ints, sizes: Ints, unbound: Floats, slots: Ints
+    instance: Instance, used: Ints, stage: Ints, sizes: Ints, unbound: Floats, slots: Ints, weighing: _Weighing
 ) -> tuple[Floats, float, Floats]:
     """Rates that memory for what is in flight allows (Little's law), the time of a path drawn by those rates, and how
     long each stage keeps a microbatch."""
-    rates, (path_s, residence_s) = unbound, _path_s(instance, used, stage, sizes, unbound)
+    rates = weighing(unbound)
+    path_s, residence_s = _path_s(instance, used, stage, sizes, rates)
     for _ in range(_LITTLE_ROUNDS):
-        limited = np.minimum(unbound, slots / residence_s[stage])
+        limited = weighing(np.minimum(unbound, slots / residence_s[stage]))
         if np.array_equal(limited, rates):
             return rates, path_s, residence_s
         rates, before_s = limited, residence_s
@@ -207,7 +253,7 @@ def _path_s(instance: Instance, used: Ints, stage: Ints, sizes: Ints, rates: Flo
     flat = np.bincount(
         stage * num_regions + hosts.region[used], weights=rates / totals[stage], minlength=num_stages * num_regions
     )
-    owner_share = np.bincount(owners.region, weights=owner_weights, minlength=num_regions)
+    owner_share = _owner_shares(instance)
     shares = np.vstack([owner_share, flat.reshape(num_stages, num_regions), owner_share])
     routes = region_routes(shares)
     pairs = (routes / instance.regions.pair_bytes_per_s).sum(axis=(1, 2))

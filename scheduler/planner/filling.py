@@ -37,7 +37,7 @@ def fill(instance: Instance, shape: Shape, size: Ints, moves: int) -> Assignment
         return None
     filled = _filled(instance, stage, kind_of_stage, rates, sizes, shape.rate, shape.sync_s)
     improve(filled, moves)
-    return _ordered(instance, Assignment(filled.stage, sizes))
+    return ordered(instance, Assignment(filled.stage, sizes))
 
 
 def settle(instance: Instance, plan: Assignment, found: Evaluation, sync_s: float, moves: int) -> Assignment:
@@ -69,7 +69,7 @@ def _filled(
     )
 
 
-def _ordered(instance: Instance, plan: Assignment) -> Assignment:
+def ordered(instance: Instance, plan: Assignment) -> Assignment:
     """Stages whose hosts have the least memory for graphs come last, where they are kept for the shortest time."""
     used = np.flatnonzero(plan.stage >= 0)
     stage = plan.stage[used]

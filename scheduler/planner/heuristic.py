@@ -10,22 +10,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scheduler.planner.arranging import arrange, is_short_of_memory, mixed
-from scheduler.planner.bound import BoundSearch
-from scheduler.planner.evaluator import Evaluation, evaluate
-from scheduler.planner.filling import fill, settle
-from scheduler.planner.instance import Assignment, Instance
+from scheduler.planner.arranging import arrange, in_turns, is_short_of_memory
+from scheduler.planner.bound import BoundSearch, Box
+from scheduler.planner.evaluator import Evaluation, evaluate, step_seconds
+from scheduler.planner.filling import fill, ordered, settle
+from scheduler.planner.instance import Assignment, Instance, Ints
 from scheduler.planner.placing import place
 from scheduler.planner.polishing import polish
 from scheduler.planner.replicated import replicated_plans
-from scheduler.planner.shapes import Shapes
+from scheduler.planner.shapes import Shapes, Sizes
 from swarm.errors import ModelTooLarge, RunError
 
-_RATE_SPLITS, _PATH_SPLITS = 40, 60
+_NEAR = 0.05
+"""From the bound, as a share: where a first plan is this near, proofs come before other plans."""
 _WORTH_A_REPLICA = 0.75
 """A plan in which every stage has a second replica may be slower than the fastest by so much: a death costs more."""
 _PLACINGS = 4
 """Each changes how long stages keep microbatches, from which the next one starts."""
+_BALANCES, _WORTH_A_BALANCE = 6, 1e-3
+"""Of all-reduces with what they overlap, at most; and what one has to gain for another one, as a share of the step."""
+_MANY = 3000
+"""Of more hosts, everything takes its time: less is tried."""
+_OF_THE_WAY = 0.35
+"""From the bound's step to a first plan's: where better plans are."""
 _SMALL = 32
 """Up to so many hosts, plans are polished under the evaluator itself."""
 _EVALUATIONS = 2000
@@ -56,26 +63,37 @@ class _Effort:
         shapes: filled in each round.
         programmes: solved in each round to rank shapes.
         moves: of hosts, at each steepness.
-        arranged: plans: the fastest, and others near the relaxation.
+        begins: lengths of all-reduces of which the most promising one is begun with.
+        promising: lengths for which whole numbers of stages are asked of the bound.
+        arranged: plans: the fastest, and others that the bound thinks possible.
         arrangements: of the stages of each.
+        splits: of the bound's intervals: before there is a plan, when a first one is known, and at the end.
+        nodes: of integer programmes' searches for whole hosts; of many hosts, fractions hardly matter.
+        enough: a gap, as a share of the bound, below which neither a better plan nor a tighter bound is looked for.
     """
 
     sync_factors: tuple[float, ...]
     shapes: int
     programmes: int
     moves: int
+    begins: int
+    promising: int
     arranged: int
     arrangements: int
+    splits: tuple[int, int, int]
+    nodes: int = 0
+    enough: float = 0.015
 
     @classmethod
     def of(cls, num_hosts: int) -> _Effort:
         if num_hosts <= 8:
-            return cls((1.0, 1.0, 1.2), 4, 30, 100, 1, 20)
+            return cls((1.0, 1.0, 1.2), 4, 30, 100, 1, 8, 1, 20, (40, 10, 60), 200)
         if num_hosts <= 300:
-            return cls((1.0, 1.0, 1.0, 0.9, 1.1, 1.25, 0.8), 8, 60, 300, 3, 120)
-        if num_hosts <= 3000:
-            return cls((1.0, 1.0, 1.0, 1.1), 3, 60, 100, 1, 160)
-        return cls((1.0, 1.0), 1, 40, 15, 1, 80)
+            nodes = 6000 if num_hosts <= 64 else 0
+            return cls((1.0, 1.0, 1.0, 0.9, 1.1, 1.25, 0.8), 8, 60, 300, 4, 8, 5, 120, (40, 15, 60), nodes)
+        if num_hosts <= _MANY:
+            return cls((1.0, 1.0, 1.1), 3, 60, 100, 4, 8, 6, 80, (40, 15, 60))
+        return cls((1.0,), 1, 24, 15, 4, 4, 2, 40, (24, 40, 50), enough=0.0195)
 
 
 class _Candidates:
@@ -133,6 +151,7 @@ def certified_plan(
         RunError: no owner, or no plan has the number of stages asked for.
     """
     check_possible(instance)
+    effort = _Effort.of(instance.num_hosts)
     candidates = _Candidates(instance, start)
     fewest = instance.work.num_stages or _fewest_stages(instance)
     slowest = candidates.offer(_alone(instance, fewest)).step_s
@@ -144,16 +163,21 @@ def certified_plan(
         for plan in replicated_plans(instance):
             candidates.offer(plan)
     search = BoundSearch(instance, slowest)
-    search.split(_RATE_SPLITS, paths=False)
+    search.split(effort.splits[0], paths=False)
     _fill_shapes(instance, search, candidates, out_of_time)
+    search.shorten(candidates.chosen[0].step_s * (1 - effort.enough))
+    if instance.num_hosts <= _MANY or search.weakest.step_s > candidates.chosen[0].step_s * (1 - _NEAR):
+        search.split(effort.splits[1], paths=True)
     _arrange(instance, search, candidates, out_of_time)
     if instance.num_hosts <= _SMALL:
         for plan in candidates.different()[:_POLISHED]:
             if not out_of_time():
                 candidates.offer(polish(instance, plan, _EVALUATIONS // _POLISHED))
+    search.shorten(candidates.chosen[0].step_s * (1 - effort.enough))
+    search.split(effort.splits[2], paths=True)
+    if effort.nodes and not search.is_done:
+        _place_whole_hosts(instance, search, candidates, effort, out_of_time)
     evaluation, assignment = candidates.chosen
-    search.shorten(evaluation.step_s)
-    search.split(_PATH_SPLITS, paths=True)
     return Certified(assignment, evaluation, max(search.tokens_per_s, evaluation.tokens_per_s))
 
 
@@ -162,13 +186,13 @@ def _fill_shapes(
 ) -> None:
     """Shapes for the relaxation's all-reduce and around it; the path's time is that of the plans before."""
     effort = _Effort.of(instance.num_hosts)
-    weakest = search.weakest
-    stages = weakest.stages
-    residence_s = np.full(len(stages), weakest.path_s)
+    begin = _begin(instance, search, effort)
+    stages, sync_s = begin.stages, begin.sync_s[1]
+    residence_s = np.full(len(stages), begin.path_s)
     for factor in effort.sync_factors:
         if out_of_time():
             return
-        shapes = Shapes(instance, weakest.sync_s[1] * factor, residence_s)
+        shapes = Shapes(instance, sync_s * factor, residence_s)
         found: list[tuple[Evaluation, Assignment]] = []
         for shape in shapes.best(stages, effort.programmes)[: effort.shapes]:
             plan = fill(instance, shape, shapes.sizes_of_hosts(shape), effort.moves)
@@ -183,6 +207,37 @@ def _fill_shapes(
             residence_s = np.full(len(stages), evaluation.stage_residence_s.mean())
             for size in np.unique(plan.sizes).tolist():
                 residence_s[size] = evaluation.stage_residence_s[plan.sizes == size].mean()
+
+
+def _place_whole_hosts(
+    instance: Instance,
+    search: BoundSearch,
+    candidates: _Candidates,
+    effort: _Effort,
+    out_of_time: Callable[[], bool],
+) -> None:
+    """Integer programmes that close the gap from both sides: better plans, and proofs that there are none."""
+
+    def offer(stage: Ints, sizes: Sizes) -> float:
+        plan = ordered(instance, Assignment(stage, np.array(sizes)))
+        found = candidates.offer(plan)
+        if found.step_s < candidates.chosen[0].step_s * (1 + _NEAR):
+            candidates.offer(settle(instance, plan, found, found.sync_s, effort.moves))
+        return candidates.chosen[0].step_s * (1 - effort.enough)
+
+    search.place(effort.nodes, offer, out_of_time)
+
+
+def _begin(instance: Instance, search: BoundSearch, effort: _Effort) -> Box:
+    """Of the bound's weakest intervals, the one with the shortest step in whole numbers of stages."""
+    found: list[tuple[float, Box]] = []
+    for box in search.weak(effort.begins):
+        shapes = Shapes(instance, box.sync_s[1], np.full(len(box.stages), box.path_s))
+        ranked = shapes.best(box.stages, effort.programmes // 2)
+        if ranked:
+            compute_s = instance.work.global_batch / ranked[0].rate + box.path_s
+            found.append((step_seconds(instance.work.staleness, compute_s, box.sync_s[1]), box))
+    return min(found, key=lambda each: each[0], default=(0.0, search.weakest))[1]
 
 
 def _placed(
@@ -203,23 +258,66 @@ def _placed(
 
 
 def _arrange(instance: Instance, search: BoundSearch, candidates: _Candidates, out_of_time: Callable[[], bool]) -> None:
-    """The fastest plans' stages in another order, of other sizes."""
-    effort, weakest = _Effort.of(instance.num_hosts), search.weakest
+    """The fastest plan's stages, and those that the bound thinks possible, in another order, of other sizes."""
+    if search.is_done:
+        return
+    effort = _Effort.of(instance.num_hosts)
     found, plan = candidates.chosen
     # Where they overlap the rest, all-reduces of a faster plan are between the bound's and this plan's step.
-    bound_s = weakest.sync_s[1]
-    sync_s = (bound_s + found.step_s) / 2 if instance.work.staleness else max(found.sync_s, bound_s)
-    starts = [(found, plan)]
-    if effort.arranged > 1:
-        shapes = Shapes(instance, sync_s, np.full(len(weakest.stages), found.fill_s)).beside(weakest.stages)
-        starts += mixed(instance, shapes, found.fill_s, sync_s)[: effort.arranged - 1]
-    for before, start in starts:
-        if out_of_time() or not is_short_of_memory(instance, start, before):
-            continue
-        arranged = arrange(instance, start, before, sync_s, effort.arrangements)
+    overlapped_s = search.weakest.step_s + _OF_THE_WAY * (found.step_s - search.weakest.step_s)
+    starts = [(found, plan, overlapped_s if instance.work.staleness else found.sync_s)]
+    promising: dict[tuple[int, ...], float] = {}
+    for box in search.promising(effort.promising):
+        promising.setdefault(box.sizes, overlapped_s if instance.work.staleness else box.sync_s[1])
+    short = is_short_of_memory(instance, plan, found)
+    for sizes, sync_s in list(promising.items())[: effort.promising]:
+        for begin in (in_turns,) if short else (in_turns, _filled):
+            begun = begin(instance, sizes, found.fill_s, sync_s)
+            if begun is not None:
+                starts.append((*begun, sync_s))
+    starts[1:] = sorted(starts[1:], key=lambda each: each[0].step_s)[: effort.arranged - 1]
+    for before, start, sync_s in starts:
+        search.shorten(candidates.chosen[0].step_s * (1 - effort.enough))
+        if out_of_time() or search.is_done:
+            return
+        arranged: Assignment | None = start
+        if is_short_of_memory(instance, start, before):
+            arranged = arrange(instance, start, before, sync_s, effort.arrangements)
         if arranged is not None:
             settled = settle(instance, arranged, candidates.offer(arranged), sync_s, effort.moves)
             _placed(instance, candidates, candidates.offer(settled), settled, sync_s, effort.moves)
+    if instance.work.staleness:
+        _balance(instance, candidates, effort.moves, out_of_time)
+
+
+def _balance(instance: Instance, candidates: _Candidates, moves: int, out_of_time: Callable[[], bool]) -> None:
+    """All-reduces overlap the rest: where one of the two is longer, let both take as long as they do on the average."""
+    for _ in range(_BALANCES):
+        found, plan = candidates.chosen
+        if out_of_time():
+            return
+        sync_s = (found.stream_s + found.fill_s + found.sync_s) / 2
+        settled = settle(instance, plan, found, sync_s, moves)
+        again, settled = _placed(instance, candidates, candidates.offer(settled), settled, sync_s, moves)
+        if again.step_s >= found.step_s * (1 - _WORTH_A_BALANCE):
+            return
+
+
+def _filled(instance: Instance, sizes: Sizes, path_s: float, sync_s: float) -> tuple[Evaluation, Assignment] | None:
+    """A plan of a shape whose hosts have memory enough wherever they are; None where they do not suffice.
+
+    Args:
+        path_s: of a plan, about.
+        sync_s: hosts that would reduce more slowly are left out.
+    """
+    shapes = Shapes(instance, sync_s, np.full(instance.work.num_layers + 1, path_s))
+    shape = shapes.solve(sizes)
+    plan = (
+        None
+        if shape is None
+        else fill(instance, shape, shapes.sizes_of_hosts(shape), _Effort.of(instance.num_hosts).moves)
+    )
+    return None if plan is None else (evaluate(instance, plan), plan)
 
 
 def _fewest_stages(instance: Instance) -> int:
@@ -239,7 +337,8 @@ def _alone(instance: Instance, number: int) -> Assignment:
     held = int(most[order].sum())
     if held < layers or most[order[-1]] < 1:
         raise RunError(
-            f"{number} stages cannot hold the trunk: the {number} largest hosts hold {held} of its {layers} layers",
+            f"{number} stages cannot hold the trunk: the {number} largest hosts hold {held} of its {layers} layers"
+            + (f"; {_mib(instance, layers - held)} are missing" if held < layers else ""),
             "ask for another number of stages, or let hosts with more memory join",
         )
     sizes = np.ones(number, dtype=np.int64)
@@ -262,18 +361,24 @@ def check_possible(instance: Instance) -> None:
         raise RunError(
             f"{instance.num_hosts} hosts and {len(instance.owners.names)} owners are here", "wait for more to join"
         )
+    held = int(instance.most_layers().sum())
     limit = min(work.num_layers, instance.num_hosts)
+    # A stage without a host misses the memory for a layer at least.
+    short = max(min(work.num_stages, work.num_layers) - instance.num_hosts, work.num_layers - held)
     if work.num_stages > limit:
         raise RunError(
             f"{work.num_stages} stages were asked for, but {instance.num_hosts} hosts and {work.num_layers} trunk "
-            f"layers allow {limit}",
+            f"layers allow {limit}" + (f"; {_mib(instance, short)} are missing" if short > 0 else ""),
             "ask for fewer stages",
         )
-    held = int(instance.most_layers().sum())
     if held < work.num_layers:
-        missing = (work.num_layers - held) * (work.layer_state_bytes + work.graph_bytes)
         raise ModelTooLarge(
             f"all {instance.num_hosts} hosts together hold {held} of the trunk's {work.num_layers} layers; "
-            f"{missing / 2**20:,.0f} MiB are missing",
+            f"{_mib(instance, short)} are missing",
             "let more hosts join, raise their memory limits, or make the model smaller",
         )
+
+
+def _mib(instance: Instance, layers: int) -> str:
+    """The memory of so many layers, with one microbatch in flight."""
+    return f"{layers * (instance.work.layer_state_bytes + instance.work.graph_bytes) / 2**20:,.0f} MiB"

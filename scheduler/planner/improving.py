@@ -16,7 +16,7 @@ _STEEPNESS = (40.0, 300.0, 2000.0)
 """Of the pressure, by parts of a step: a thousandth more is worth e at 1,000."""
 _MOST = 300.0
 """Exponents are cut here."""
-_WIDTH = 32
+_WIDTH = 16
 """Candidates on the worst stage's side of a swap; eight times as many on the other."""
 _WORTHWHILE = 1e-3
 """Of the worst stage's pressure: gains that are smaller are left."""
@@ -101,6 +101,9 @@ def improve(filled: Filled, moves: int) -> None:
     used = np.flatnonzero(filled.stage >= 0)
     own = filled.rates[filled.kind[filled.stage[used]], used]
     shares = np.bincount(filled.group[used], weights=own, minlength=int(filled.group.max()) + 1)
+    if not shares.any():
+        # All of them would reduce too late, or have no place: nothing says which group should do how much.
+        return
     batches = filled.batch * shares / shares.sum()
     for steepness in _STEEPNESS:
         for _ in range(moves):

@@ -16,12 +16,14 @@ is at least that interval's middle. max(t - r, 0) is convex and falls with r: at
 the interval, and as intervals do not overlap, together they have at most its integral.
 
 Prices of the second row leave independent choices of the hosts, so any prices >= 0 bound every plan (weak duality), and
-the linear programme over a sample of hosts finds good ones.
+the linear programme over a few groups of hosts finds good ones. With n stages of size k, the first row splits into
+sum f = n for each k, and there are prices for stages of each size: `counts` finds which whole numbers of them no hosts
+can pay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +33,10 @@ from scipy.sparse import csr_array
 from scheduler.planner.evaluator import host_rates
 from scheduler.planner.instance import Flags, Floats, Instance, Ints
 
-_SPEED_STEP = 1.5
-"""Hosts whose speeds differ by less are of one kind."""
+_AS_IT_IS = {"presolve": False}
+"""Looking for what can be left out takes longer than solving these programmes, and leaves worse prices."""
+_BLOCK = 1_000_000
+"""Numbers in a block of work."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,12 +46,12 @@ class Prices:
     Attributes:
         reduce: of a byte in the all-reduces of stages of each size; by size, 0 first.
         waits: of a square second, for each horizon.
-        layer: of a layer held.
+        stages: of a stage of each size; by size, 0 first. Where they may be fractions, in proportion to their layers.
     """
 
     reduce: Floats
     waits: Floats
-    layer: float = 1.0
+    stages: Floats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +66,7 @@ class Spans:
         need_bytes: gradient bytes, twice.
         hop_s: what it adds to a route's time.
         slots: microbatches in flight.
-        num_layers: of the trunk.
+        size_bytes: gradient bytes of each size, twice, 0 first, up to the trunk's.
         last_s: of every path, from its last host to the owner and back.
     """
 
@@ -73,8 +77,17 @@ class Spans:
     need_bytes: Floats
     hop_s: Floats
     slots: Floats
-    num_layers: int
+    size_bytes: Floats
     last_s: float
+
+    def in_time(self, sync_s: float) -> Flags:
+        """Which could reduce in so many seconds with others."""
+        return self.need_bytes <= 2 * sync_s * self.lines
+
+    @property
+    def num_layers(self) -> int:
+        """Of the trunk."""
+        return len(self.size_bytes) - 1
 
     @classmethod
     def of(cls, instance: Instance, hosts: Ints) -> Spans:
@@ -85,15 +98,16 @@ class Spans:
         layers = np.arange(len(host)) - np.repeat(np.cumsum(most) - most, most) + 1
         rows = hosts[host]
         share_s, owners_s = route_shares_s(instance)
+        size_bytes: Floats = 2 * work.gradient_bytes * np.arange(work.num_layers + 1, dtype=np.float64)
         return cls(
             host=host,
             layers=layers,
             rates=np.minimum(host_rates(instance, rows, layers), _kept_rates(instance, rows, layers)),
             lines=instance.hosts.reduce_bytes_per_s[rows],
-            need_bytes=(2 * work.gradient_bytes) * layers.astype(np.float64),
+            need_bytes=size_bytes[layers],
             hop_s=layers * instance.hosts.layer_s[rows] + (instance.hosts.overhead_s + share_s)[rows],
             slots=instance.slots(rows, layers).astype(np.float64),
-            num_layers=work.num_layers,
+            size_bytes=size_bytes,
             # The ends, and one of the two ways between owners and hosts.
             last_s=(owners_s + mean_ends_s(instance)) / 2,
         )
@@ -108,7 +122,35 @@ class Spans:
             self.need_bytes[keep],
             self.hop_s[keep],
             self.slots[keep],
-            self.num_layers,
+            self.size_bytes,
+            self.last_s,
+        )
+
+    def grouped(self, group: Ints, members: Floats) -> Spans:
+        """Groups of hosts, as hosts that do what their members do on the average, those without the span included.
+
+        Args:
+            group: of each host, 0, 1, ....
+            members: of each group.
+        """
+        width = self.num_layers + 1
+        key = group[self.host] * width + self.layers
+        counts = np.bincount(key)
+        columns = np.flatnonzero(counts)
+
+        def mean(values: Floats, over: Floats) -> Floats:
+            return np.bincount(key, weights=values)[columns] / over
+
+        all_members = members[columns // width]
+        return Spans(
+            columns // width,
+            columns % width,
+            mean(self.rates, all_members),
+            mean(self.lines, all_members),
+            mean(self.need_bytes, all_members),
+            mean(self.hop_s, counts[columns].astype(np.float64)),
+            mean(self.slots, all_members),
+            self.size_bytes,
             self.last_s,
         )
 
@@ -119,27 +161,6 @@ def _kept_rates(instance: Instance, host: Ints, layers: Ints) -> Floats:
     least_s = layers * hosts.layer_s.min() + hosts.overhead_s.min() + 2 * instance.regions.latency_s.min()
     kept: Floats = instance.slots(host, layers) / np.maximum(least_s, 1e-300)
     return kept
-
-
-def by_kind(instance: Instance) -> tuple[Ints, Ints]:
-    """Rows of all hosts, such that those alike are beside each other, and the number of each one's kind.
-
-    Hosts of a kind hold as many layers and are about as fast; their lines, by which they are sorted, may differ much.
-    """
-    hosts = instance.hosts
-    speed = np.round(np.log(hosts.layer_s) / np.log(_SPEED_STEP)).astype(np.int64)
-    kinds = np.stack([instance.most_layers(), speed])
-    kind = np.unique(kinds, axis=1, return_inverse=True)[1].ravel()
-    order: Ints = np.lexsort((hosts.reduce_bytes_per_s, kind))
-    return order, kind[order]
-
-
-def sample(instance: Instance, most: int) -> tuple[Ints, float]:
-    """At most so many of the hosts, evenly over the kinds, and how many each stands for."""
-    order, _ = by_kind(instance)
-    count = min(len(order), most)
-    rows: Ints = order[np.linspace(0, len(order) - 1, count).round().astype(np.int64)]
-    return rows, len(order) / count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,39 +179,65 @@ class Solved:
 
 
 class Relaxed:
-    """The relaxation of some hosts, with all-reduces of some length at most."""
+    """The relaxation of some hosts, with all-reduces of some length at most.
 
-    def __init__(self, spans: Spans, weight: float, sync_s: float, horizons_s: Floats) -> None:
+    Attributes:
+        credit: bytes that each span can send in an all-reduce.
+        in_time: which spans can reduce with others.
+    """
+
+    def __init__(self, spans: Spans, weight: Floats, sync_s: float, horizons_s: Floats) -> None:
         """Lay out.
 
         Args:
-            weight: hosts that each one stands for.
+            weight: of each host: how many it stands for.
             horizons_s: for which waits are priced, ascending.
         """
-        self.spans, self.weight, self._horizons_s = spans, weight, horizons_s
-        self._credit = sync_s * spans.lines
-        self._in_time = spans.need_bytes <= 2 * self._credit
+        self.spans, self._horizons_s = spans, horizons_s
+        self._weight = weight[: int(spans.host.max(initial=-1)) + 1]
+        self._first = np.flatnonzero(np.diff(spans.host, prepend=-1))
+        self._counted = self._weight[spans.host[self._first]]
+        self.credit = sync_s * spans.lines
+        self.in_time = spans.in_time(sync_s)
 
-    def held_layers(self, prices: Prices) -> Callable[[float], float]:
-        """From a rate: no plan, at least at that rate, holds more layers."""
-        toll = prices.reduce[self.spans.layers]
-        return self._best(self.spans.layers + toll * self.spans.need_bytes, toll, prices.waits)
+    def most_worth(self, prices: Prices) -> Callable[[float], float]:
+        """From a rate: no plan, at least at that rate, has stages that are worth more, all together."""
+        worth = prices.stages + prices.reduce * self.spans.size_bytes
+        return self._best(worth[self.spans.layers], prices)
+
+    def most_worths(self, prices: Sequence[Prices], rate: float) -> Floats:
+        """`most_worth` at one rate, for each of some prices, none of them of waits."""
+        spans, share, found = self.spans, self.shares(rate), np.zeros(len(prices))
+        excess = spans.need_bytes - self.credit
+        barred = np.flatnonzero(~self.in_time & (share < 1))
+        width = max(1, _BLOCK // max(len(share), 1))
+        for begin in range(0, len(prices) if len(share) else 0, width):
+            block = prices[begin : begin + width]
+            reduce = np.stack([each.reduce for each in block])
+            worth = np.stack([each.stages for each in block]) + reduce * spans.size_bytes
+            scores = np.maximum(worth[:, spans.layers] * share, 0.0) - reduce[:, spans.layers] * excess
+            scores[:, barred] = 0.0
+            best = np.maximum.reduceat(scores, self._first, axis=1)
+            found[begin : begin + width] = np.maximum(best, 0.0) @ self._counted
+        return found
 
     def least_path_s(self, prices: Prices) -> Callable[[float], float]:
-        """From a rate: no plan, at least at that rate, has a shorter path, owners left out."""
-        spans = self.spans
-        toll = prices.reduce[spans.layers]
-        worth = prices.layer * spans.layers + toll * spans.need_bytes - spans.hop_s
-        best = self._best(worth, toll, prices.waits)
-        return lambda rate: prices.layer * spans.num_layers - best(rate)
+        """From a rate: no plan, at least at that rate, has a shorter path, owners left out.
 
-    def _best(self, worth: Floats, toll: Floats, waits: Floats) -> Callable[[float], float]:
+        Args:
+            prices: of stages in proportion to their layers.
+        """
+        spans = self.spans
+        worth = prices.stages + prices.reduce * spans.size_bytes
+        best = self._best(worth[spans.layers] - spans.hop_s, prices)
+        return lambda rate: float(prices.stages[1]) * spans.num_layers - best(rate)
+
+    def _best(self, worth: Floats, prices: Prices) -> Callable[[float], float]:
         """The best of each host's spans, all together, from a rate."""
-        spans, late = self.spans, ~self._in_time
-        first = np.flatnonzero(np.diff(spans.host, prepend=-1))
-        cost = toll * (spans.need_bytes - self._credit)
-        priced = np.flatnonzero(waits > 0)
-        horizons_s, waits = self._horizons_s[priced], waits[priced]
+        spans, late = self.spans, ~self.in_time
+        cost = prices.reduce[spans.layers] * (spans.need_bytes - self.credit)
+        priced = np.flatnonzero(prices.waits > 0)
+        horizons_s, waits = self._horizons_s[priced], prices.waits[priced]
         free = float((waits * horizons_s**2).sum()) / 2
 
         def total(rate: float) -> float:
@@ -203,8 +250,8 @@ class Relaxed:
             scores = gains - cost
             # One too slow to reduce in time must be alone, and then its share is 1.
             scores[late & (share < 1)] = 0.0
-            best = np.maximum.reduceat(scores, first) if len(scores) else scores
-            return self.weight * float(best.sum(where=best > 0)) + free
+            best = np.maximum.reduceat(scores, self._first) if len(scores) else scores
+            return float((self._counted * np.maximum(best, 0.0)).sum()) + free
 
         return total
 
@@ -230,14 +277,20 @@ class Relaxed:
         """The shortest path that holds all layers at a rate; None where there is none."""
         return self._solve(rate, shortest=True)
 
+    def shares(self, rate: float) -> Floats:
+        """Of a stage's microbatches, at most: as many as memory holds from the last hop until the gradient comes."""
+        most = np.minimum(self.spans.rates, self.spans.slots / max(self.spans.last_s, 1e-300))
+        shares: Floats = np.minimum(most / rate, 1.0)
+        return shares
+
     def _columns(self, rate: float) -> tuple[Ints, Floats, Floats]:
         """Spans, shares, and how long graphs can be kept, the last hop left out: full shares, and horizons' shares."""
         spans = self.spans
         share = np.minimum(spans.rates / rate, 1.0)
-        keep = np.flatnonzero((self._in_time | (share >= 1)) & (share > 1e-9))
+        keep = np.flatnonzero((self.in_time | (share >= 1)) & (share > 1e-9))
         rows, shares = [keep], [share[keep]]
         kept_s = [spans.slots[keep] / (rate * share[keep]) - spans.last_s]
-        full, in_time = kept_s[0].copy(), self._in_time[keep]
+        full, in_time = kept_s[0].copy(), self.in_time[keep]
         shares[0] = np.where(full < 0, share[keep] * (1 + full / spans.last_s), share[keep])
         for horizon_s in self._horizons_s.tolist():
             short = np.flatnonzero((full < horizon_s) & in_time)
@@ -252,11 +305,11 @@ class Relaxed:
             return None
         spans = self.spans.take(chosen)
         num_hosts, sizes, horizons_s = int(spans.host.max()) + 1, spans.num_layers + 1, self._horizons_s
-        toll = spans.need_bytes * (1 - share) - self._credit[chosen]
+        toll = spans.need_bytes - spans.size_bytes[spans.layers] * share - self.credit[chosen]
         scale = 1 / max(float(np.abs(toll).max()), 1e-300)
         columns = np.arange(len(share))
         rows, data = [spans.host, num_hosts + spans.layers], [np.ones(len(share)), toll * scale]
-        limits = np.concatenate([np.full(num_hosts, self.weight), np.zeros(sizes), np.ones(len(horizons_s))])
+        limits = np.concatenate([self._weight[:num_hosts], np.zeros(sizes), np.ones(len(horizons_s))])
         for number, horizon_s in enumerate(horizons_s.tolist()):
             rows.append(np.full(len(share), num_hosts + sizes + number))
             data.append(share * spans.hop_s * np.maximum(horizon_s - kept_s, 0.0) * (2 / horizon_s**2))
@@ -270,15 +323,54 @@ class Relaxed:
             shape=(len(limits), len(share)),
         )
         matrix.eliminate_zeros()
-        found = linprog(spans.hop_s * share if shortest else -held, A_ub=matrix, b_ub=limits, method="highs")
+        found = linprog(
+            spans.hop_s * share if shortest else -held, A_ub=matrix, b_ub=limits, method="highs", options=_AS_IT_IS
+        )
         if found.x is None:
             return None
         marginals = np.maximum(-found.ineqlin.marginals, 0.0)
         reduce, waits = marginals[num_hosts : num_hosts + sizes], marginals[num_hosts + sizes :][: len(horizons_s)]
         layer = float(marginals[-1]) if shortest else 1.0
-        prices = Prices(reduce * scale, waits * (2 / horizons_s**2), layer)
+        prices = Prices(reduce * scale, waits * (2 / horizons_s**2), layer * np.arange(sizes, dtype=np.float64))
         stages = np.bincount(spans.layers, weights=found.x * share, minlength=sizes).astype(np.float64)
         return Solved(float((held * found.x).sum()), stages, prices)
+
+    def missing(self, rate: float, counts: Floats) -> tuple[float, Prices] | None:
+        """What hosts lack for so many stages at a rate.
+
+        Args:
+            counts: of stages of each size, by size, 0 first; may be fractions.
+
+        Returns:
+            Layers, and prices at which the hosts cannot pay for them; None where no host can do anything.
+        """
+        share = self.shares(rate)
+        chosen = np.flatnonzero((self.in_time | (share >= 1)) & (share > 1e-9) & (counts[self.spans.layers] > 0))
+        if not len(chosen):
+            return None
+        spans, share = self.spans.take(chosen), share[chosen]
+        num_hosts, sizes = int(spans.host.max()) + 1, spans.num_layers + 1
+        each, columns = np.arange(sizes), np.arange(len(share))
+        # Rows: hosts, all-reduces of each size, shares in stages of each size. Columns: spans, and what lacks.
+        toll = spans.need_bytes - self.credit[chosen]
+        scale = 1 / max(float(np.abs(toll).max()), 1e-300)
+        reduce, held = num_hosts, num_hosts + sizes
+        rows = [spans.host, reduce + spans.layers, held + spans.layers, held + each]
+        places = [columns, columns, columns, len(share) + each]
+        data = [np.ones(len(share)), toll * scale, -share, -np.ones(sizes)]
+        matrix = csr_array(
+            (np.concatenate(data), (np.concatenate(rows), np.concatenate(places))),
+            shape=(held + sizes, len(share) + sizes),
+        )
+        limits = np.concatenate([self._weight[:num_hosts], counts * spans.size_bytes * scale, -counts])
+        cost = np.concatenate([np.zeros(len(share)), each.astype(np.float64)])
+        found = linprog(cost, A_ub=matrix, b_ub=limits, method="highs", options=_AS_IT_IS)
+        if found.x is None:
+            return None
+        marginals = np.maximum(-found.ineqlin.marginals, 0.0)
+        tolls = marginals[reduce:held] * scale
+        stages = marginals[held:] - tolls * spans.size_bytes
+        return float(found.fun), Prices(tolls, np.zeros(len(self._horizons_s)), stages)
 
 
 def mean_ends_s(instance: Instance) -> float:

@@ -14,7 +14,8 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array, vstack
 
 from scheduler.planner.instance import Floats, Instance, Ints
-from scheduler.planner.relaxation import Spans, by_kind
+from scheduler.planner.kinds import by_kind
+from scheduler.planner.relaxation import Spans
 
 Sizes = tuple[int, ...]
 """Layers of each stage, large ones first."""
@@ -78,7 +79,7 @@ class Shapes:
         while waiting and len(self._found) < tries:
             for sizes in waiting:
                 if len(self._found) < tries:
-                    self._found[sizes] = self._solve(sizes)
+                    self._found[sizes] = self.solve(sizes)
             fresh = next((shape for shape in self._ranked() if shape.sizes not in seen), None)
             if fresh is None or len(seen) >= 4 + tries // 20:
                 break
@@ -155,7 +156,7 @@ class Shapes:
                 found[_shape([*rest, part, one - part])] = None
         return (each for each in found if self._allowed(each))
 
-    def _solve(self, sizes: Sizes) -> Shape | None:
+    def solve(self, sizes: Sizes) -> Shape | None:
         """The highest rate with fractions of hosts; None where some stage gets none."""
         kinds, counts = np.unique(np.array(sizes), return_counts=True)
         keep = np.flatnonzero(np.isin(self._layers, kinds))

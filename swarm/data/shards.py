@@ -19,13 +19,13 @@ import numpy as np
 from swarm.config import RunConfig
 from swarm.data.sources import read_text, source_files
 from swarm.data.tokenizer import TokenArray, Tokenizer, token_dtype
-from swarm.durable import replacing, sha256_of
+from swarm.durable import keeping, sha256_of, with_checksum, without_checksum
 from swarm.errors import ShardEmpty, ShardTooSmall, ShardUnreadable
 
 _log = logging.getLogger(__name__)
 
 # Part of the key: a change of how text becomes tokens must not find old caches.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,8 @@ def _valid_description(stem: Path, tokenizer: Tokenizer) -> _Description | None:
     """What the cache says it holds, if it holds exactly that."""
     tokens = stem.with_suffix(".tokens")
     try:
-        described = _Description(**json.loads(stem.with_suffix(".json").read_bytes()))
+        text = without_checksum(stem.with_suffix(".json").read_bytes())
+        described = _Description(**json.loads(text or b""))
         expected_bytes = described.num_tokens * token_dtype(tokenizer.vocab_size).itemsize
         if tokens.stat().st_size == expected_bytes and sha256_of(tokens) == described.sha256:
             return described
@@ -127,7 +128,7 @@ def _valid_description(stem: Path, tokenizer: Tokenizer) -> _Description | None:
 def _tokenise(files: Sequence[Path], stem: Path, tokenizer: Tokenizer, *, tolerant: bool) -> _Description:
     tokens = stem.with_suffix(".tokens")
     skipped_files = 0
-    with replacing(tokens) as output:
+    with keeping(tokens) as output:
         for file in files:
             start = output.tell()
             try:
@@ -144,8 +145,8 @@ def _tokenise(files: Sequence[Path], stem: Path, tokenizer: Tokenizer, *, tolera
         _log.warning("%d of %d files of the shard are not text and were skipped", skipped_files, len(files))
     itemsize = token_dtype(tokenizer.vocab_size).itemsize
     described = _Description(num_bytes // itemsize, sha256_of(tokens), skipped_files)
-    with replacing(stem.with_suffix(".json")) as output:
-        output.write(json.dumps(asdict(described)).encode())
+    with keeping(stem.with_suffix(".json")) as output:
+        output.write(with_checksum(json.dumps(asdict(described)).encode()))
     return described
 
 

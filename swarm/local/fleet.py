@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 from swarm.errors import DeadlineExceeded, RunError
@@ -55,14 +56,14 @@ class Program:
         self._errors = folder / f"{name}.stderr"
         folder.mkdir(parents=True, exist_ok=True)
         with self._errors.open("wb") as errors:
-            self.process = subprocess.Popen(
+            self.process = Popen(
                 [*wrapper, sys.executable, *command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"} | dict(environment or {}),
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
             )
         self._log = folder / f"{name}.jsonl"
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -164,7 +165,7 @@ class Program:
         return self.process.returncode
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Linux tells this process to end when the one that started it is gone, also after SIGKILL.
 
     It hears Ctrl+C even where we were started in a shell's background, which ignores it and would hand that down.
@@ -272,6 +273,11 @@ class Fleet:
         arguments += ["--hosts", str(num_hosts), "--owners", str(num_owners)]
         self.start_program("scheduler", arguments)
         return {role: Path(path) for role, path in self.scheduler.wait_for("listening")["invites"].items()}
+
+    def start_standby(self, name: str) -> Program:
+        """Start one more scheduler, which follows the one that leads; its folder bears its name."""
+        invite = self.scheduler.wait_for("listening")["invites"]["scheduler"]
+        return self.start_program(name, ["scheduler", str(self.folder / name), "--standby", invite, "--json"])
 
     def join(self, name: str, invite: Path, *options: str) -> Program:
         """Start one more peer."""

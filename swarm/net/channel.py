@@ -24,6 +24,9 @@ PayloadCheck = Callable[[object, int], None]
 CREDIT_BYTES = 64 << 20
 """Payload bytes that may be under way on one stream."""
 _CREDIT_STEP = CREDIT_BYTES // 8
+_FRAME_S = 30.0
+_LEAST_BYTES_PER_S = 16 << 10
+"""Whoever began a frame finishes it at this rate at least, and has so long in any case."""
 
 
 @dataclass(slots=True)
@@ -55,13 +58,18 @@ async def read_frame(stream: ByteStream, check: PayloadCheck) -> tuple[Frame, by
     """The next frame; the payload is read only after its header passed `check`.
 
     Raises:
-        ProtocolError: malformed or too large; the stream is of no more use.
+        ProtocolError: malformed, too large or too slow; the stream is of no more use.
         PeerUnavailable: the stream ended.
     """
     header_bytes, payload_bytes = decode_prefix(await stream.read_exactly(PREFIX_BYTES))
-    frame = decode_header(await stream.read_exactly(header_bytes))
-    check(frame.message, payload_bytes)
-    payload = await stream.read_exactly(payload_bytes) if payload_bytes else b""
+    limit_s = _FRAME_S + (header_bytes + payload_bytes) / _LEAST_BYTES_PER_S
+    try:
+        async with asyncio.timeout(limit_s):
+            frame = decode_header(await stream.read_exactly(header_bytes))
+            check(frame.message, payload_bytes)
+            payload = await stream.read_exactly(payload_bytes) if payload_bytes else b""
+    except TimeoutError:
+        raise ProtocolError(f"a frame did not come whole within {limit_s:.0f} s", "drop that peer") from None
     return frame, payload
 
 

@@ -11,7 +11,7 @@ import msgpack
 from hivemind.dht import DHTNode
 from hivemind.dht.routing import DHTID
 from hivemind.dht.validation import DHTRecord, RecordValidatorBase
-from hivemind.p2p import P2P
+from hivemind.p2p import P2P, PeerID
 from hivemind.utils.auth import AuthorizerBase
 
 from swarm.admission import Membership, seal, unseal
@@ -72,15 +72,21 @@ class Directory:
             ) from None
         return cls(node, identity, fingerprint, validator)
 
-    async def publish(self, record: PeerRecord | LeaderRecord) -> bool:
-        """Announce a record under our own id until it expires; whether a peer or we ourselves took it."""
+    async def publish(self, record: PeerRecord | LeaderRecord) -> bytes:
+        """Announce a record under our own id until it expires; sealed, or nothing where nobody took it."""
+        sealed = seal(self._identity, record)
         stored = await self._node.store(
-            _key(self._fingerprint, type(record)),
-            seal(self._identity, record),
-            record.expires_at_s,
-            subkey=self._identity.peer_id,
+            _key(self._fingerprint, type(record)), sealed, record.expires_at_s, subkey=self._identity.peer_id
         )
-        return bool(stored)
+        return sealed if stored else b""
+
+    def open(self, kind: type[R], peer_id: str, sealed: bytes) -> R | None:
+        """A record that did not come through the DHT; None where anything about it is wrong."""
+        return self._validator.open(kind, peer_id, sealed, None)
+
+    async def greet(self, peer_id: str) -> None:
+        """Be known to a member's DHT node, and know it; nothing where it does not answer."""
+        await self._node.protocol.call_ping(PeerID.from_base58(peer_id))
 
     async def read(self, kind: type[R]) -> dict[str, R]:
         """All valid records of a kind, by peer id."""
@@ -125,8 +131,8 @@ class _Validator(RecordValidatorBase):  # type: ignore[misc]
             return False
         return self.open(kind, peer_id, value, record.expiration_time) is not None
 
-    def open(self, kind: type[R], peer_id: object, value: object, expires_at_s: float) -> R | None:
-        """The record inside, or None where anything about it is wrong."""
+    def open(self, kind: type[R], peer_id: object, value: object, expires_at_s: float | None) -> R | None:
+        """The record inside, or None where anything about it is wrong; `expires_at_s` as the DHT says, if it does."""
         if not isinstance(peer_id, str) or not isinstance(value, bytes):
             return None
         try:
@@ -135,8 +141,9 @@ class _Validator(RecordValidatorBase):  # type: ignore[misc]
         except (ProtocolError, AdmissionError):
             return None
         role = _ROLE_OF[kind]
-        lives_too_long = expires_at_s > time.time() + LIFETIME_S + _MAX_CLOCK_ERROR_S
-        wrong = signer != peer_id or lives_too_long or not abs(record.expires_at_s - expires_at_s) <= 1e-3
+        said_s = record.expires_at_s if expires_at_s is None else expires_at_s
+        lives = time.time() < said_s <= time.time() + LIFETIME_S + _MAX_CLOCK_ERROR_S
+        wrong = signer != peer_id or not lives or not abs(record.expires_at_s - said_s) <= 1e-3
         return None if wrong or (role is not None and role not in certificate.roles) else record
 
 

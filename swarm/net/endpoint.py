@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from swarm.admission import Membership
@@ -57,6 +58,7 @@ class Endpoint:
     _request_handlers: dict[type, tuple[RequestHandler, str | None]] = field(default_factory=dict)
     _channels: dict[tuple[str, str], ClientChannel] = field(default_factory=dict)
     _opening: dict[tuple[str, str], asyncio.Lock] = field(default_factory=dict)
+    _accepted: dict[tuple[str, str], ByteStream] = field(default_factory=dict)
 
     @property
     def peer_id(self) -> str:
@@ -66,9 +68,9 @@ class Endpoint:
     async def start(self) -> None:
         """Accept streams."""
         for lane in _LANES:
-            await self.transport.serve(lane, self._accept)
+            await self.transport.serve(lane, partial(self._accept, lane))
 
-    def become_member(self, certificate: bytes, rules: PayloadRules) -> None:
+    def become_member(self, certificate: bytes, rules: PayloadRules | None) -> None:
         """Admitted: channels that were opened as a stranger are opened again as a member."""
         self.certificate = certificate
         self.rules = rules
@@ -141,11 +143,13 @@ class Endpoint:
 
     # --- coming in -------------------------------------------------------------------------------------------------
 
-    async def _accept(self, stream: ByteStream) -> None:
+    async def _accept(self, lane: str, stream: ByteStream) -> None:
         """A stranger is dropped without an answer; whoever may talk to us is told what does not match."""
         try:
             async with asyncio.timeout(FIRST_S):
                 roles = await self._admit_stream(stream)
+            if roles:
+                self._replace(stream.remote_id, lane, stream)
             check = self._check_payload if roles else _no_payload  # strangers have nothing to carry
             async with asyncio.timeout(None if roles else FIRST_S):
                 await ServerChannel(stream, check, roles, self._dispatch).serve()
@@ -155,6 +159,15 @@ class Endpoint:
             self.refused += 1
         finally:
             stream.abort()
+            if self._accepted.get((stream.remote_id, lane)) is stream:
+                del self._accepted[stream.remote_id, lane]
+
+    def _replace(self, peer: str, lane: str, stream: ByteStream) -> None:
+        """A member opens another stream of a lane when the one before is gone; many at once would be many buffers."""
+        before = self._accepted.get((peer, lane))
+        if before is not None:
+            before.abort()
+        self._accepted[peer, lane] = stream
 
     async def _admit_stream(self, stream: ByteStream) -> tuple[str, ...]:
         frame, _ = await read_frame(stream, _no_payload)

@@ -19,6 +19,7 @@ DAEMON_START_S = 60.0
 """hivemind's own 15 s is the most frequent complaint of its users: a busy machine needs longer."""
 
 _READER_BYTES = 1 << 20
+_ANSWER_S = 5.0
 
 
 async def start_daemon(identity_path: Path, host: str, port: int, initial_peers: Sequence[str]) -> P2P:
@@ -31,6 +32,7 @@ async def start_daemon(identity_path: Path, host: str, port: int, initial_peers:
 
     Raises:
         PortTaken: another process listens there.
+        PeerUnavailable: none of `initial_peers` can be reached.
         DaemonFailed: the daemon did not start, with its own last words.
     """
     if port:
@@ -48,7 +50,33 @@ async def start_daemon(identity_path: Path, host: str, port: int, initial_peers:
         )
     except (P2PDaemonError, ControlFailure) as error:
         words = str(error).strip() or type(error).__name__
+        if "bootstrap peers" in words:
+            raise PeerUnavailable(
+                "none of the run's known members can be reached", "check the network, and whether the run goes on"
+            ) from None
         raise DaemonFailed(f"the libp2p daemon did not start ({words})", "check the address and free memory") from None
+
+
+async def answers(addresses: Sequence[str]) -> bool:
+    """Whether a daemon with the key that an address names is at one of them now: asked by a nameless daemon.
+
+    Args:
+        addresses: multiaddresses that end in the peer's id.
+    """
+    try:
+        p2p = await P2P.create(
+            initial_peers=list(addresses),
+            dht_mode="client",
+            no_listen=True,
+            startup_timeout=_ANSWER_S,
+            auto_nat=False,
+            nat_port_map=False,
+            use_relay=False,
+        )
+    except (P2PDaemonError, ControlFailure):
+        return False
+    await p2p.shutdown()
+    return True
 
 
 def _check_port_free(host: str, port: int) -> None:

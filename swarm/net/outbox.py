@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
+from collections import deque
 from collections.abc import Callable
 
-from swarm.errors import PeerUnavailable, SwarmError
+from swarm.errors import DeadlineExceeded, PeerUnavailable, SwarmError
+from swarm.net.deadlines import Deadline
 from swarm.net.endpoint import Endpoint
 from swarm.wire import codec
 from swarm.wire.frames import MAX_HEADER_BYTES
@@ -16,6 +20,10 @@ PING_S = 1.0
 _RETRY_S = 0.2
 _MAX_RETRY_S = 2.0
 _BATCH = 64
+_MOST_UNDER_WAY = 8
+"""Batches without an answer yet: on a long line a message must not wait for the answer to the one before."""
+_ANSWER_FLOOR_S = 4.0
+"""Receivers only queue what they get, so an answer takes as long as a busy event loop and a round trip."""
 
 
 class Outbox:
@@ -30,7 +38,7 @@ class Outbox:
         kind: `Orders` or `Reports`.
         max_failures: attempts in a row that do not reach the peer before it is given up, or one that it does not answer
             in time, or not as a member should; 0 to try for ever.
-        on_lost: called once, with the reason, when the peer is given up.
+        on_lost: called once, with the last error, when the peer is given up.
     """
 
     def __init__(
@@ -39,7 +47,7 @@ class Outbox:
         peer: str,
         kind: type[Orders] | type[Reports],
         max_failures: int = 0,
-        on_lost: Callable[[str], None] | None = None,
+        on_lost: Callable[[SwarmError], None] | None = None,
     ) -> None:
         self._endpoint = endpoint
         self.peer = peer
@@ -47,10 +55,12 @@ class Outbox:
         self._max_failures = max_failures
         self._on_lost = on_lost
         self._queue: list[bytes] = []
+        self._under_way: deque[tuple[asyncio.Task[None], int]] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self.failures = 0
         self.lost = False
+        self._answers = Deadline(floor_s=_ANSWER_FLOOR_S, first_s=2 * _ANSWER_FLOOR_S)
         self._task = asyncio.create_task(self._run())
 
     def post(self, message: object) -> None:
@@ -73,49 +83,96 @@ class Outbox:
         """Stop, whatever is left."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+        await self._recall()
 
     async def ping(self) -> bool:
         """Whether the peer answers now."""
         try:
-            await self._endpoint.request(self.peer, self._kind(items=()))
+            await self._request(self._kind(items=()))
         except SwarmError:
             return False
         return True
 
+    async def _request(self, batch: Orders | Reports) -> None:
+        """Also opening a channel takes no longer than an answer may: a machine that sleeps takes no streams."""
+        try:
+            async with asyncio.timeout(self._answers.seconds):
+                await self._endpoint.request(self.peer, batch)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"no answer within {self._answers.seconds:.1f} s", "look whether its machine sleeps"
+            ) from None
+
     async def _run(self) -> None:
         while True:
-            if not self._queue:
-                self._idle.set()
-                await self._rest()
-            self._wake.clear()
-            batch = self._next_batch()
-            try:
-                await self._endpoint.request(self.peer, self._kind(items=tuple(batch)))
-            except SwarmError as error:
-                if await self._failed(error):
+            while len(self._under_way) < _MOST_UNDER_WAY and (batch := self._next_batch()):
+                self._send(batch)
+            if self._under_way:
+                if await self._first_answer():
                     return
                 continue
-            del self._queue[: len(batch)]
-            self.failures = 0
+            self._idle.set()
+            if await self._rest():
+                self._send([])
+
+    def _send(self, batch: list[bytes]) -> None:
+        """Requests of one channel arrive in the order in which they were begun."""
+        request = asyncio.create_task(self._timed(self._kind(items=tuple(batch))))
+        self._under_way.append((request, len(batch)))
+
+    async def _timed(self, batch: Orders | Reports) -> None:
+        asked_s = time.monotonic()
+        await self._request(batch)
+        self._answers.observe(time.monotonic() - asked_s)
+
+    async def _first_answer(self) -> bool:
+        """Wait for the oldest request, or for more to send; whether the peer is given up now."""
+        request, num_messages = self._under_way[0]
+        woken = asyncio.create_task(self._wake.wait())
+        try:
+            await asyncio.wait({request, woken}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            woken.cancel()  # also where the outbox is closed meanwhile
+        self._wake.clear()
+        if not request.done():
+            return False
+        try:
+            request.result()
+        except SwarmError as error:
+            await self._recall()
+            return await self._failed(error)
+        self._under_way.popleft()
+        del self._queue[:num_messages]
+        self.failures = 0
+        return False
+
+    async def _recall(self) -> None:
+        """What has no acknowledgement is sent again, in order."""
+        requests = [request for request, _ in self._under_way]
+        self._under_way.clear()
+        for request in requests:
+            request.cancel()
+        await asyncio.gather(*requests, return_exceptions=True)
 
     def _next_batch(self) -> list[bytes]:
-        """The first messages, as many as fit a frame with room to spare; one at least."""
-        batch = self._queue[:1]
+        """The first messages that are not under way, as many as fit a frame with room to spare; one if there is any."""
+        sent = sum(num_messages for _, num_messages in self._under_way)
+        batch = self._queue[sent : sent + 1]
         num_bytes = len(batch[0]) if batch else 0
-        for item in self._queue[1:_BATCH]:
+        for item in self._queue[sent + 1 : sent + _BATCH]:
             num_bytes += len(item)
             if num_bytes > MAX_HEADER_BYTES // 2:
                 break
             batch.append(item)
         return batch
 
-    async def _rest(self) -> None:
-        """Until there is something to send, the stream breaks, or it is time to ask."""
-        try:
+    async def _rest(self) -> bool:
+        """Until there is something to send, or it is time to ask whether the peer lives: whether it is that."""
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PING_S):
                 await self._wake.wait()
-        except TimeoutError:
-            pass
+        self._wake.clear()
+        return not self._queue
 
     async def _failed(self, error: SwarmError) -> bool:
         """Whether the peer is given up now."""
@@ -128,7 +185,7 @@ class Outbox:
             self._queue.clear()
             self._idle.set()
             if self._on_lost is not None:
-                self._on_lost(error.problem)
+                self._on_lost(error)
             return True
         await asyncio.sleep(min(_MAX_RETRY_S, _RETRY_S * self.failures))
         return False

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from swarm.errors import CheckpointCorrupt, CheckpointMissing, SwarmError
 from swarm.net.endpoint import Endpoint
 from swarm.wire.messages import FetchState, ListState, PartInfo, StateChunk, StateList
+
+_log = logging.getLogger(__name__)
 
 _AT_ONCE = 2
 """Parts under way from one donor: one on the wire while the next is being asked for."""
@@ -26,6 +29,7 @@ class StateFetch:
         most_bytes: that a part can have; larger offers are ignored.
         optional: names of parts that are taken where donors have them.
         parts: what has arrived, by name; may be filled with what is here already.
+        answers: donors that answered the last time they were asked, whether they had anything or not.
     """
 
     endpoint: Endpoint
@@ -34,6 +38,7 @@ class StateFetch:
     most_bytes: int
     optional: Collection[str] = ()
     parts: dict[str, bytes] = field(default_factory=dict)
+    answers: int = 0
 
     async def run(self, donors: Collection[str]) -> dict[str, bytes]:
         """Fetch what is missing, each part from whichever donor is free.
@@ -43,7 +48,7 @@ class StateFetch:
 
         Raises:
             CheckpointMissing: no donor has a required part, now.
-            CheckpointCorrupt: donors disagree, or a part does not match its hash.
+            CheckpointCorrupt: donors disagree without a majority, or a part does not match its hash.
             NetworkError: the last donor of a part broke off.
         """
         offers = await self._offers(donors)
@@ -66,25 +71,32 @@ class StateFetch:
 
     async def _offers(self, donors: Collection[str]) -> Mapping[str, tuple[PartInfo, list[str]]]:
         lists = await asyncio.gather(*(self._list(donor) for donor in donors))
-        offers: dict[str, tuple[PartInfo, list[str]]] = {}
+        self.answers = sum(parts is not None for parts in lists)
+        offers: dict[str, dict[PartInfo, list[str]]] = {}
         for donor, parts in zip(donors, lists, strict=True):
-            for part in parts:
-                if part.num_bytes > self.most_bytes:
-                    continue
-                info, holders = offers.setdefault(part.name, (part, []))
-                if info != part:
-                    raise CheckpointCorrupt(
-                        f"{donor} and {holders[0]} hold different {part.name} after step {self.num_steps}",
-                        "the admin should look for a faulty machine",
-                    )
-                holders.append(donor)
-        return offers
+            for part in {each.name: each for each in parts or ()}.values():  # one word a donor
+                if part.num_bytes <= self.most_bytes:
+                    offers.setdefault(part.name, {}).setdefault(part, []).append(donor)
+        return {name: self._agreed(by_info) for name, by_info in offers.items()}
 
-    async def _list(self, donor: str) -> tuple[PartInfo, ...]:
+    def _agreed(self, offers: Mapping[PartInfo, list[str]]) -> tuple[PartInfo, list[str]]:
+        """What more than half of a part's donors hold: a faulty or lying one among three does not stop a transfer."""
+        info, holders = max(offers.items(), key=lambda offer: len(offer[1]))
+        others = [donor for each, donors in offers.items() if each != info for donor in donors]
+        if len(holders) <= len(others):
+            raise CheckpointCorrupt(
+                f"{others[0]} and {holders[0]} hold different {info.name} after step {self.num_steps}",
+                "the admin should look for a faulty machine",
+            )
+        if others:
+            _log.warning("%s holds another %s after step %d than %s", others[0], info.name, self.num_steps, holders[0])
+        return info, holders
+
+    async def _list(self, donor: str) -> tuple[PartInfo, ...] | None:
         try:
             reply, _ = await self.endpoint.request(donor, ListState(num_steps=self.num_steps))
         except SwarmError:
-            return ()
+            return None
         return reply.parts if isinstance(reply, StateList) else ()
 
     async def _fetch(self, info: PartInfo, holders: list[str], lanes: Mapping[str, asyncio.Semaphore]) -> None:

@@ -15,6 +15,7 @@ Source: hivemind 1.1.12, averaging/allreduce.py (Ryabinin et al., "Moshpit SGD",
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from contextlib import aclosing
@@ -35,6 +36,8 @@ _PARTS = 32
 """Of a buffer, at least: what one member has averaged travels back while it still receives."""
 LINGER_S = 1.0  # how long a refused stream stays open, or the daemon may cut the refusal off
 GRACE_S = 0.25  # how long a closed stream waits for a better reason: its peer may have left for another's fault
+
+_OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 
 class StrictRunner(AllReduceRunner):  # type: ignore[misc]
@@ -93,6 +96,11 @@ class StrictRunner(AllReduceRunner):  # type: ignore[misc]
         if not self._unfinished_senders:
             self._all_senders_finished.set()
             self.all_senders_started.set()
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Their base58 ids, in order."""
+        return self._plan.members
 
     def break_off(self, broken: RoundBroken) -> None:
         """End the round: whoever waits here fails at once, and every open stream is refused with the reason.
@@ -168,7 +176,9 @@ class StrictRunner(AllReduceRunner):  # type: ignore[misc]
             self.break_off(broken)
         except Exception as error:  # noqa: BLE001 - whatever the daemon's client raises, it is a hole
             await asyncio.sleep(GRACE_S)
-            self.break_off(RoundBroken(f"the stream to {peer_id} failed ({error!r})", peer_id.to_base58()))
+            is_ours = isinstance(error, OSError) and error.errno in _OWN_LIMITS
+            blamed = self.peer_id if is_ours else peer_id
+            self.break_off(RoundBroken(f"the stream to {peer_id} failed ({error!r})", blamed.to_base58()))
         if self._broken is not None:
             raise self._broken
 
@@ -310,10 +320,15 @@ def refusal(code: int, blamed: str = "") -> averaging_pb2.AveragingData:
     return averaging_pb2.AveragingData(code=code, peer_id=blamed.encode())
 
 
-def _flatten(tensors: Sequence[torch.Tensor], blamed: str) -> torch.Tensor:
-    flat = torch.cat([torch.empty(0), *(tensor.detach().reshape(-1).float().cpu() for tensor in tensors)])
-    if not flat.numel():
+def require_finite(tensors: Sequence[torch.Tensor], blamed: str) -> None:
+    """Raises RoundBroken where there is nothing to average, or a value is not finite."""
+    values = [tensor for tensor in tensors if tensor.numel()]
+    if not values:
         raise RoundBroken("there is nothing to average", blamed)
-    if not all(bound.isfinite() for bound in torch.aminmax(flat)):
+    if not all(bound.isfinite() for tensor in values for bound in torch.aminmax(tensor)):
         raise RoundBroken("our own tensors hold a value that is not finite", blamed)
-    return flat
+
+
+def _flatten(tensors: Sequence[torch.Tensor], blamed: str) -> torch.Tensor:
+    require_finite(tensors, blamed)
+    return torch.cat([tensor.detach().reshape(-1).float().cpu() for tensor in tensors])

@@ -13,6 +13,7 @@ manifest does not confirm.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from swarm.config import RunConfig
@@ -43,12 +45,24 @@ def read_part(name: str, content: bytes) -> dict[str, Tensor]:
     """The tensors of a part that came over the network, by global name.
 
     Raises:
-        CheckpointCorrupt: it is no safetensors file.
+        CheckpointCorrupt: it is no safetensors file, or holds values that no training leaves behind.
     """
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError) as error:
         raise CheckpointCorrupt(f"{name} is no safetensors file ({error})", "ask another replica") from None
+    for key, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointCorrupt(f"{key} in {name} is not finite", "ask another replica")
+    return tensors
+
+
+def read_parts(parts: Mapping[str, bytes], kind: Kind) -> dict[str, Tensor]:
+    """The tensors of every part of a kind, by global name; raises CheckpointCorrupt."""
+    tensors: dict[str, Tensor] = {}
+    for name, data in parts.items():
+        if name.startswith(f"{kind}-"):
+            tensors |= read_part(name, data)
     return tensors
 
 
@@ -176,6 +190,17 @@ class CheckpointReader:
         """Names of all parts, sorted."""
         return sorted(file.removesuffix(".safetensors") for file in self._files if file.endswith(".safetensors"))
 
+    def verify(self) -> None:
+        """Raises CheckpointCorrupt where any file is not what was written."""
+        for file, described in self._files.items():
+            path = self.folder / file
+            try:
+                intact = path.stat().st_size == described["bytes"] and sha256_of(path) == described["sha256"]
+            except OSError as error:
+                raise CheckpointCorrupt(f"{path} cannot be read ({error})", _ANOTHER) from None
+            if not intact:
+                raise CheckpointCorrupt(f"{path} is not what was written", _ANOTHER)
+
     def tokenizer_json(self) -> str:
         """The run's tokenizer.json.
 
@@ -249,14 +274,32 @@ def newest_checkpoint(root: Path) -> Path:
     Raises:
         CheckpointMissing: there is none.
     """
+    return checkpoints(root)[0]
+
+
+def checkpoints(root: Path) -> list[Path]:
+    """The folders of all checkpoints under `root`, the latest step first; `root` alone where it is a checkpoint.
+
+    Raises:
+        CheckpointMissing: there is none.
+    """
     if (root / MANIFEST).is_file():
-        return root
+        return [root]
     found = [path for path in root.glob("step-*") if _FOLDER.fullmatch(path.name)]
     if not found:
         raise CheckpointMissing(
             f"there is no checkpoint in {root}", "check the path; runs write one step-* folder each"
         )
-    return max(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+
+def prune(root: Path, kept: int) -> None:
+    """Remove all but the newest checkpoints under `root`."""
+    with contextlib.suppress(CheckpointMissing):
+        for folder in checkpoints(root)[kept:]:
+            doomed = folder.with_name(f".{folder.name}.partial")
+            folder.rename(doomed)  # so that nobody finds half of one
+            shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _sync_file(path: Path) -> None:

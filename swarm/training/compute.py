@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from swarm.limits import limit_of
+
 T = TypeVar("T")
 
 
@@ -41,7 +43,11 @@ class Compute:
         self._thread.start()
 
     async def run(self, priority: Priority, function: Callable[..., T], *arguments: Any) -> T:
-        """Run `function(*arguments)` on the compute thread and return what it returns or raises."""
+        """Run `function(*arguments)` on the compute thread and return what it returns or raises.
+
+        Raises:
+            MachineLimit: there is too little memory for it.
+        """
         future: Future[T] = Future()
 
         def job() -> None:
@@ -50,7 +56,7 @@ class Compute:
             try:
                 future.set_result(function(*arguments))
             except BaseException as error:  # noqa: BLE001 - handed to whoever waits
-                future.set_exception(error)
+                future.set_exception(limit_of(error) or error)
 
         with self._ready:
             heapq.heappush(self._jobs, (int(priority), next(self._order), job))

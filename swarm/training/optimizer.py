@@ -29,7 +29,7 @@ def build_optimizer(config: OptimizerConfig, named_params: Iterable[tuple[str, n
     for name, parameter in named_params:
         (matrices if parameter.dim() > 1 else vectors).append((name, parameter))
     if config.name == "sgd":
-        return torch.optim.SGD([*matrices, *vectors], lr=config.learning_rate, momentum=config.momentum)
+        return torch.optim.SGD([*matrices, *vectors], lr=config.learning_rate, momentum=config.momentum, fused=True)
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
@@ -39,6 +39,7 @@ def build_optimizer(config: OptimizerConfig, named_params: Iterable[tuple[str, n
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
+        fused=True,
     )
 
 

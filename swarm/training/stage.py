@@ -85,22 +85,18 @@ class Stage:
                 means.append((parameter.grad / tokens).cpu())
         return means
 
-    def apply(self, step: int, averaged: Sequence[Tensor], grad_norm: float) -> str:
+    def apply(self, step: int, averaged: Sequence[Tensor], grad_norm: float) -> None:
         """Take one optimizer step with the group's averaged gradient and start counting from zero.
 
         Args:
             step: number of the step, from 0.
             averaged: one tensor a parameter, as `mean_gradient`.
             grad_norm: of the whole model's gradient.
-
-        Returns:
-            SHA-256 of the new weights, hex.
         """
         for (_, parameter), gradient in zip(self._named, averaged, strict=True):
             parameter.grad = gradient.to(parameter.device).reshape(parameter.shape)
         apply(self._optimizer, self.config.optimizer, self.config.schedule, step, grad_norm)
         self._forget()
-        return self.digest()
 
     def reset(self) -> None:
         """Drop every gradient and boundary of the step: nothing is counted any more."""
@@ -108,7 +104,7 @@ class Stage:
         self._forget()
 
     def digest(self) -> str:
-        """SHA-256 over the weights' bytes, hex."""
+        """SHA-256 over the weights' bytes, hex; may run beside forwards and backwards, which leave weights alone."""
         return digest_of(parameter for _, parameter in self._named)
 
     def snapshot(self) -> dict[str, bytes]:

@@ -5,6 +5,7 @@
 | fp32 | 4 | 0 |
 | bf16 | 2 | at most 2^-8 of abs(x); below 2^-126, at most 2^-134 |
 | int8 | 1 + 4/128 | at most half a step; a step is its block's largest magnitude / 127 (`int8_error_bound`) |
+| int4 | 0.5 + 8/128 | of a block of 128 values: at most sqrt(128)/2 steps long (`swarm/wire/four_bits.py`) |
 
 int8 cuts the flattened tensor into blocks of 128 values, each with an fp32 scale. 128 is a divisor of the usual hidden
 widths, so that an outlier coarsens only its own token's neighbours; the scales cost 3 %. fp32 rather than fp16
@@ -23,11 +24,12 @@ from collections.abc import Sequence
 import torch
 
 from swarm.errors import NonFinite, ProtocolError
+from swarm.wire import four_bits
 
 # Received bytes are immutable and only ever read; torch warns although nothing writes.
 warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)
 
-CODECS = ("fp32", "bf16", "int8")
+CODECS = ("fp32", "bf16", "int8", "int4")
 INT8_BLOCK_VALUES = 128
 BF16_RELATIVE_ERROR = 2.0**-8
 BF16_DENORMAL_ERROR = 2.0**-134
@@ -57,6 +59,8 @@ def encoded_bytes(codec: str, num_values: int) -> int:
         return 2 * num_values
     if codec == "int8":
         return num_values + 4 * _blocks(num_values)
+    if codec == "int4":
+        return four_bits.encoded_bytes(num_values)
     raise ProtocolError(f"codec {codec!r} is unknown", f"use one of {', '.join(CODECS)}")
 
 
@@ -81,6 +85,10 @@ def encode(codec: str, tensor: torch.Tensor) -> memoryview:
     flat = tensor.detach().cpu().reshape(-1).contiguous()
     if codec == "int8":
         return _bytes_of(_quantize(flat.float()))
+    if codec == "int4":
+        payload = four_bits.quantize(flat.float())
+        _require_finite(four_bits.steps_of(payload))
+        return _bytes_of(payload)
     flat = flat.to(torch.float32 if codec == "fp32" else torch.bfloat16)
     _require_finite(flat)
     return _bytes_of(flat)
@@ -113,6 +121,12 @@ def decode(codec: str, buffer: bytes | bytearray | memoryview, shape: Sequence[i
         return torch.empty(tuple(shape))
     if codec == "int8":
         return _dequantize(torch.frombuffer(view, dtype=torch.int8), num_values).view(tuple(shape))
+    if codec == "int4":
+        payload = torch.frombuffer(view, dtype=torch.uint8)
+        _require_finite(four_bits.steps_of(payload))
+        values = four_bits.dequantize(payload, num_values)
+        _require_finite(values)
+        return values.view(tuple(shape))
     flat = torch.frombuffer(view, dtype=torch.float32 if codec == "fp32" else torch.bfloat16)
     _require_finite(flat)
     return flat.float().view(tuple(shape))

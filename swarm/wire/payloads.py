@@ -7,15 +7,18 @@ from dataclasses import dataclass
 
 from swarm.errors import ProtocolError
 from swarm.wire import compression
-from swarm.wire.messages import Admitted, BoundaryTensor, SpeedProbe, StateChunk
+from swarm.wire.messages import Admitted, BoundaryTensor, RecordFound, SpeedProbe, StateChunk
 
 MAX_PROBE_BYTES = 8 << 20
 MAX_CHUNK_BYTES = 4 << 20
+MAX_RECORD_BYTES = 1 << 20
+"""Of one step\'s compressed ledger."""
 MAX_TOKENIZER_BYTES = 64 << 20
 
 _LIMITS: dict[type, int] = {
     SpeedProbe: MAX_PROBE_BYTES,
     StateChunk: MAX_CHUNK_BYTES,
+    RecordFound: MAX_RECORD_BYTES,
     Admitted: MAX_TOKENIZER_BYTES,
 }
 

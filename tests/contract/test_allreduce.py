@@ -197,9 +197,13 @@ def _part(values: torch.Tensor, plan: RoundPlan, weight: float) -> Message:
     )
 
 
-def _weight(messages: list[Message]) -> list[Message]:
-    messages[-1].weight *= 1.5
-    return messages
+def _weighing(weight: float) -> Forge:
+    def forge(messages: list[Message]) -> list[Message]:
+        assert messages[-1].weight != weight
+        messages[-1].weight = weight
+        return messages
+
+    return forge
 
 
 def _not_a_number(messages: list[Message]) -> list[Message]:
@@ -226,7 +230,7 @@ def _dtype(messages: list[Message]) -> list[Message]:
 
 
 FORGERIES: dict[str, Forge] = {
-    "weight": _weight,
+    **{f"weight {weight}": _weighing(weight) for weight in (1e30, float("nan"), -1.0, 0.0, 4.5)},
     "nan": _not_a_number,
     "shape": _shape,
     "length": _length,
@@ -254,6 +258,8 @@ async def _lie(group: Group, plan: RoundPlan, forge: Forge, delivered: asyncio.E
 
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_a_lying_member_breaks_the_round_for_all_and_is_named(forgery: str) -> None:
+    """Row 18: weights 1e30, NaN, -1 and 0, and wrong-shaped parts; never a wrong average."""
+
     async def scenario(group: Group) -> None:
         plan, delivered = group.plan(forgery.encode()), asyncio.Event()
         for member, rounds in enumerate(group.rounds):
@@ -267,6 +273,22 @@ def test_a_lying_member_breaks_the_round_for_all_and_is_named(forgery: str) -> N
         assert [getattr(result, "blamed", result) for result in results] == [group.ids[2]] * 2, results
         group.rounds[2].abort(plan.round_id)
         await _survivors_go_on(group)
+
+    _runner.run(scenario(_shared))
+
+
+def test_who_comes_when_the_round_is_over_hears_who_broke_it() -> None:
+    async def scenario(group: Group) -> None:
+        plan = group.plan(b"over")
+        for member, rounds in enumerate(group.rounds):
+            rounds.prepare(plan, values_of(member, SEVERAL_PARTS))
+        first = asyncio.create_task(outcome(group.rounds[0].go(plan.round_id)))
+        await _lie(group, plan, FORGERIES["a part too few"], asyncio.Event())
+        assert getattr(await first, "blamed", "") == group.ids[2]
+        assert plan.round_id not in group.rounds[0]._rounds, "it has forgotten the round itself"
+        late = await outcome(group.rounds[1].go(plan.round_id))
+        assert getattr(late, "blamed", late) == group.ids[2], late
+        group.rounds[2].abort(plan.round_id)
 
     _runner.run(scenario(_shared))
 

@@ -66,6 +66,20 @@ def test_a_donor_that_breaks_off_is_replaced(run: Callable[..., None]) -> None:
     run(body)
 
 
+def test_donors_that_have_nothing_are_told_from_donors_that_are_gone(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        joiner, late, gone = [await net.endpoint() for _ in range(3)]
+        serve(late, num_steps=6)
+        await gone.close()
+        for donors, answers in (([late.peer_id, gone.peer_id], 1), ([gone.peer_id], 0)):
+            fetch = StateFetch(joiner, 7, list(PARTS), MOST)
+            with pytest.raises(CheckpointMissing):
+                await fetch.run(donors)
+            assert fetch.answers == answers
+
+    run(body)
+
+
 def test_what_has_arrived_is_not_fetched_again(run: Callable[..., None]) -> None:
     async def body(net: Net) -> None:
         joiner, donor = [await net.endpoint() for _ in range(2)]

@@ -13,6 +13,8 @@ from swarm.local.fleet import Event, Fleet
 from swarm.model.presets import byte_llama
 from tests.support.swarms import STAGES, run_values, weights_differ
 
+pytestmark = pytest.mark.usefixtures("warm_starts")
+
 STEPS = 30
 SLOW_S, FAST_S = 0.12, 0.015
 """A layer of those who begin, so slow that newcomers, who load libraries for many seconds, find the run still going;

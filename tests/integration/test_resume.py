@@ -9,9 +9,12 @@ import pytest
 
 from benchmarks.corpora import write_random_shards
 from benchmarks.training_run import FinishedRun
+from scheduler.audit_log import read_steps
 from scheduler.run_dir import RunDir
 from swarm.local.fleet import Fleet
 from tests.support.swarms import STAGES, run_values, weights_differ
+
+pytestmark = pytest.mark.usefixtures("warm_starts")
 
 STEPS = 12
 CHECKPOINT_EVERY = 3
@@ -37,16 +40,21 @@ def killed_fleet(tmp_path: Path, *victims: str) -> Fleet:
     return fleet
 
 
-def check(fleet: Fleet, num_hosts: int) -> None:
-    """The run went on at a checkpoint and did what one process does, each sample once."""
+def committed(fleet: Fleet) -> int:
+    """Steps that the killed scheduler had written down."""
+    return sum(1 for _ in read_steps(RunDir(fleet.run_dir).audit))
+
+
+def check(fleet: Fleet, num_hosts: int, committed_steps: int) -> None:
+    """The run went on at its last committed step and did what one process does, each sample once."""
     fleet.wait_finished(LIMIT_S)
     owner = fleet.programs["owner-0"]
     assert owner.process.wait(60.0) == 0
     shards = {fleet.peer_id("owner-0"): fleet.corpora[0]}
     done = FinishedRun(fleet.folder, RunDir(fleet.run_dir).load_config(), shards, 0.0)
     resumed = [event["step"] for event in fleet.scheduler.events if event["event"] == "step"]
-    assert resumed[0] % CHECKPOINT_EVERY == 1, "it goes on at a checkpoint"
-    assert resumed[0] > CHECKPOINT_EVERY
+    assert resumed[0] == committed_steps + 1, "it goes on at the last committed step"
+    assert resumed[0] > CHECKPOINT_EVERY + 1
     steps = done.steps
     assert [step.step for step in steps] == list(range(STEPS))
     assert steps[-1].plan > steps[0].plan
@@ -62,19 +70,21 @@ def check(fleet: Fleet, num_hosts: int) -> None:
 @pytest.mark.parametrize("num_hosts", [3, pytest.param(1, marks=pytest.mark.long)])
 def test_a_run_goes_on_after_everything_was_killed(tmp_path: Path, num_hosts: int) -> None:
     fleet = killed_fleet(tmp_path)
+    before = committed(fleet)
     with contextlib.ExitStack() as stack:
         stack.push(fleet.__exit__)
         invites = fleet.resume(num_hosts, 1)
         fleet.join("owner-0", invites["owner"], "--data", str(fleet.corpora[0]))
         for number in range(num_hosts):
             fleet.join(f"host-{number}", invites["host"])
-        check(fleet, num_hosts)
+        check(fleet, num_hosts, before)
 
 
 @pytest.mark.timeout(300)
 def test_peers_wait_for_a_scheduler_that_was_killed(tmp_path: Path) -> None:
     fleet = killed_fleet(tmp_path, "scheduler")
+    before = committed(fleet)
     with contextlib.ExitStack() as stack:
         stack.push(fleet.__exit__)
         fleet.resume(HOSTS, 1)
-        check(fleet, HOSTS)
+        check(fleet, HOSTS, before)

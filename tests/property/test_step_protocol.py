@@ -42,6 +42,7 @@ def test_the_faults_really_fire() -> None:
         "overdue",
         "retracted",
         "round failed",
+        "given up",
         "answered from the books",
     ):
         assert fired[kind] > 0, f"{kind} never happened: {fired}"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import swarm.admission
 import swarm.plan
 from swarm.wire import codec
-from swarm.wire.messages import MAX_ROUTE, BoundaryTensor, Capabilities, Heartbeat, Link
+from swarm.wire.messages import MAX_ROUTE, BoundaryTensor, Capabilities, Heartbeat, Holding, Link
 
 KINDS = codec.registered()
 
@@ -56,6 +56,8 @@ def message_of(cls: type) -> st.SearchStrategy[Any]:
         kinds = {name: rate for name in names if name.endswith("bytes_per_s")}
         kinds |= {name: seconds for name in names if name.endswith(("_seconds", "round_trip_s"))}
         return st.builds(cls, **fields | kinds)
+    if cls is Holding:
+        return _holdings(fields)
     if cls is swarm.admission.Invite:
         roles = st.lists(st.sampled_from(swarm.admission.ROLES), min_size=1, max_size=3)
         return st.builds(cls, **fields | {"roles": roles.map(tuple)})
@@ -72,6 +74,18 @@ def _of_hint(hint: Any) -> st.SearchStrategy[Any]:
     if len(entries) == 2 and entries[1] is Ellipsis:
         return st.lists(_of_hint(entries[0]), max_size=4).map(tuple)
     return st.tuples(*map(_of_hint, entries))
+
+
+@st.composite
+def _holdings(draw: st.DrawFn, fields: dict[str, st.SearchStrategy[Any]]) -> Holding:
+    first_steps = draw(st.integers(0, 2**40))
+    committed_steps = first_steps + draw(st.integers(0, 100))
+    steps = {
+        "first_steps": st.just(first_steps),
+        "committed_steps": st.just(committed_steps),
+        "last_steps": st.just(committed_steps + draw(st.integers(0, 1))),
+    }
+    return draw(st.builds(Holding, **fields | steps))
 
 
 @st.composite

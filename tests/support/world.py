@@ -33,7 +33,7 @@ from swarm.wire.messages import (
     StepApplied,
     StepClosed,
 )
-from tests.support.world_members import LEADER, TOKENS, Member, Members
+from tests.support.world_members import TOKENS, Member, Members
 
 
 class World(Members):
@@ -69,9 +69,10 @@ class World(Members):
             for name in ("h9.0", "h9.1", "o9"):
                 self.members[name] = Member(name, None, ENDS)
         self.plan = plan
+        self.leader_name = "leader-1"
         self.leader = StepLeader(plan, 1, batch, TOKENS, 0, steps, 3)
         self.queues: dict[tuple[str, str], deque[object]] = {}
-        self.rounds: dict[tuple[int, int, int], dict[str, dict[Lease, int]]] = {}
+        self.rounds: dict[tuple[int, int, int, int], dict[str, dict[Lease, int]]] = {}
         self.records: list[Record] = []
         self.cursors: dict[tuple[str, int, Lease], int] = {}  # owner, step, lease: the text it carries
         self.plan_numbers: dict[tuple[str, int], int] = {}  # owner, step: of the plan it sends under
@@ -79,6 +80,7 @@ class World(Members):
         self.finished = False
         self.pending_checks: list[CheckPeers] = []
         self.dead: set[str] = set()
+        self.accused: set[str] = set()
         self.undetected: list[str] = []
 
     @staticmethod
@@ -192,24 +194,40 @@ class World(Members):
         self.deliver(sender, receiver, message)
 
     def expire(self) -> None:
-        owner = self.random.choice([member for member in self.members.values() if member.window is not None])
+        owners = [member for member in self.members.values() if member.window is not None]
+        if not owners:
+            return  # between two leaders
+        owner = self.random.choice(owners)
         if owner.name not in self.dead:
             assert owner.window is not None
             if owner.window.overdue(1.0, 0.0 if self.random.random() < 0.5 else 2.0):
                 self.fired["overdue"] += 1
             self.pump(owner)
 
-    def kill(self) -> None:
-        living = [[name for name in names if name not in self.dead] for names in self.plan.groups]
+    def expendable(self) -> list[str]:
+        """Members that may die, or be given up: every group keeps one that nobody blames."""
+        gone = self.dead | self.accused
+        living = [[name for name in names if name not in gone] for names in self.plan.groups]
         last_ones = {names[0] for names in living if len(names) == 1}
-        candidates = sorted({name for names in living for name in names} - last_ones)
         if any(self.members[name].plan < self.plan.number for names in living for name in names):
-            return  # anybody may be the last donor of a member that still loads
+            return []  # anybody may be the last donor of a member that still loads
+        return sorted({name for names in living for name in names} - last_ones)
+
+    def kill(self) -> None:
+        candidates = self.expendable()
         if not candidates:
             return
         name = self.random.choice(candidates)
         self.deaths_left -= 1
         self.fired["killed"] += 1
+        self.bury(name)
+        coming = self.leader.coming
+        if coming is not None and not all(set(names) - self.dead for names in coming.groups):
+            self.carry_out(self.leader.peer_lost(name))  # in time to call the change off
+        else:
+            self.undetected.append(name)
+
+    def bury(self, name: str) -> None:
         self.dead.add(name)
         for pair in list(self.queues):
             if name in pair:
@@ -217,26 +235,26 @@ class World(Members):
                 for frame in frames:
                     if pair[1] == name and isinstance(frame, BoundaryTensor) and pair[0] not in self.dead:
                         self.hop_failed(frame, name)
-        coming = self.leader.coming
-        if coming is not None and not all(set(names) - self.dead for names in coming.groups):
-            self.carry_out(self.leader.peer_lost(name))  # in time to call the change off
-        else:
-            self.undetected.append(name)
 
     # --- the leader's shell ----------------------------------------------------------------------------------------
 
     def carry_out(self, instructions: list[object]) -> None:
         for instruction in instructions:
             if isinstance(instruction, Send):
-                self.send(LEADER, instruction.peer, instruction.message)
+                self.send(self.leader_name, instruction.peer, instruction.message)
             elif isinstance(instruction, NewPlan):
                 self.plan = instruction.plan
                 for name in self.members:
-                    self.send(LEADER, name, instruction.plan)
+                    self.send(self.leader_name, name, instruction.plan)
             elif isinstance(instruction, Record):
                 self.check_record(instruction)
             elif isinstance(instruction, Lost):
-                raise AssertionError(instruction)
+                self.fired["given up"] += 1
+                if instruction.peer not in self.dead:  # for the others, it is as good as that
+                    self.bury(instruction.peer)
+                if instruction.peer in self.undetected:
+                    self.undetected.remove(instruction.peer)
+                self.carry_out(self.leader.peer_lost(instruction.peer))
             elif isinstance(instruction, CheckPeers):
                 for name in [name for name in instruction.peers if name in self.undetected]:
                     self.undetected.remove(name)
@@ -259,7 +277,7 @@ class World(Members):
         assert len({lease.number for lease, _ in ledger}) == self.leader.global_batch
         for stage in range(len(self.plan.groups)):
             counted: Counter[tuple[Lease, int]] = Counter()
-            for contribution in self.rounds[record.step, stage, record.round].values():
+            for contribution in self.rounds[self.leader.term, record.step, stage, record.round].values():
                 counted.update(contribution.items())
             assert set(counted) == ledger, f"stage {stage} counted something else than the ledger"
             assert set(counted.values()) == {1}, f"stage {stage} counted something twice"
@@ -267,15 +285,18 @@ class World(Members):
     # --- members ---------------------------------------------------------------------------------------------------
 
     def deliver(self, sender: str, receiver: str, message: object) -> None:
-        if receiver == LEADER:
-            self.deliver_to_leader(sender, message)
+        if receiver not in self.members:
+            self.deliver_to_leader(sender, receiver, message)
             return
         member = self.members[receiver]
+        if sender not in self.members and sender != "net" and sender != member.allegiance.leader:
+            self.fired["order of an earlier leader"] += 1
+            return
         if isinstance(message, BoundaryTensor):
             self.on_frame(member, message)
         elif isinstance(message, HopFailed):
             if member.window is not None:
-                member.window.hop_failed(message.work, message.peer)
+                member.window.hop_failed(message.work, message.peer, -60.0)  # long ago: no pauses here
         elif message == "load":
             self.go_on_loading(member)
         else:
@@ -283,7 +304,10 @@ class World(Members):
         self.wake(member)
         self.pump(member)
 
-    def deliver_to_leader(self, sender: str, message: object) -> None:
+    def deliver_to_leader(self, sender: str, leader: str, message: object) -> None:
+        if leader != self.leader_name:
+            self.fired["report to an earlier leader"] += 1
+            return
         handlers = {
             MicrobatchDone: self.leader.done,
             StepClosed: self.leader.closed,

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from peers.allegiance import Allegiance
 from peers.replica import Replica, Verdict
 from peers.window import Window
+from scheduler.recovery import NO_ROUND
 from scheduler.step import StepLeader
 from swarm.model.spans import ENDS, Span
 from swarm.plan import Plan
@@ -32,13 +34,13 @@ from swarm.wire.messages import (
     ReopenStep,
     ReplayWork,
     RoundFailed,
+    RoundKey,
     RoundReduced,
     StepApplied,
     StepClosed,
     Work,
 )
 
-LEADER = "leader"
 TOKENS = 8
 T = TypeVar("T")
 
@@ -56,6 +58,16 @@ class Load:
     @property
     def span(self) -> Span:
         return self.order.first_layer, self.order.last_layer
+
+
+@dataclass(frozen=True)
+class Journaled:
+    """An average on a member's disk: that of a round that was given up stays until another one replaces it."""
+
+    step: int
+    key: RoundKey
+    average: Average
+    record: bytes
 
 
 @dataclass
@@ -77,6 +89,13 @@ class Member:
     shared: dict[int, tuple[Span, Average]] = field(default_factory=dict)
     load: Load | None = None
     adopting: Plan | None = None  # until the load has caught up; orders wait
+    allegiance: Allegiance = field(default_factory=lambda: Allegiance(1, "leader-1"))
+    base: int = 0  # of the oldest state on its disk
+    key: RoundKey = NO_ROUND  # of the round that led to its weights
+    record: bytes = b""  # of the round it prepared
+    journaled: Journaled | None = None
+    records: dict[int, Journaled] = field(default_factory=dict)  # an owner's, by step
+    brought: tuple[Span, list[Average]] | None = None  # from before the present term
 
 
 class Members:
@@ -84,15 +103,19 @@ class Members:
 
     members: dict[str, Member]
     dead: set[str]
+    accused: set[str]
     fired: Counter[str]
     leader: StepLeader
     random: random.Random
     queues: dict[tuple[str, str], deque[object]]
-    rounds: dict[tuple[int, int, int], dict[str, dict[Lease, int]]]
+    rounds: dict[tuple[int, int, int, int], dict[str, dict[Lease, int]]]
     cursors: dict[tuple[str, int, Lease], int]
     plan_numbers: dict[tuple[str, int], int]
 
     def send(self, sender: str, receiver: str, message: object) -> None:
+        raise NotImplementedError
+
+    def expendable(self) -> list[str]:
         raise NotImplementedError
 
     # --- plan changes ----------------------------------------------------------------------------------------------
@@ -136,7 +159,7 @@ class Members:
             num_steps=len(load.weights),
             digest=str(len(load.weights)),
         )
-        self.send(member.name, LEADER, report)
+        self.send(member.name, member.allegiance.leader, report)
         self.queues.setdefault(("net", member.name), deque()).append("load")
         self.finish_adopting(member)
 
@@ -145,7 +168,7 @@ class Members:
         self.fired["no donor left"] += 1
         first, last = load.span
         report = GroupNotLoaded(transfer=load.order.transfer, first_layer=first, last_layer=last, problem="no donor")
-        self.send(member.name, LEADER, report)
+        self.send(member.name, member.allegiance.leader, report)
         member.load = None
 
     def donated(self, load: Load, kept: Callable[[Member], tuple[Span, T] | None]) -> T | None:
@@ -183,8 +206,10 @@ class Members:
             group = plan.group_of(member.span)
             assert group is not None
             member.replica = Replica(group, plan.number, plan.first_step)
-            member.weights = load.weights
-            member.window = Window(member.name, plan, plan.first_step, 0) if member.span == ENDS else None
+            member.weights = list(load.weights)
+            member.base, member.key, member.journaled = len(load.weights), NO_ROUND, None
+            cursor = load.order.next_cursor
+            member.window = Window(member.name, plan, plan.first_step, cursor) if member.span == ENDS else None
             self.fired["span changed"] += 1
         else:
             group = plan.group_of(member.span)
@@ -263,7 +288,8 @@ class Members:
             self.fired["missing at close"] += 1
         else:
             member.round_members = order.members
-            key = (order.step, order.stage, order.round)
+            member.record = order.record
+            key = (order.term, order.step, order.stage, order.round)
             self.rounds.setdefault(key, {})[member.name] = dict(member.contributions)
             assert order.plan == member.plan, "two plans mixed in a step"
             if member.window is not None:
@@ -271,23 +297,28 @@ class Members:
             assert order.tokens[order.members.index(member.name)] == TOKENS * len(member.contributions)
         self.send(
             member.name,
-            LEADER,
+            member.allegiance.leader,
             StepClosed(step=order.step, stage=order.stage, round=order.round, missing=closing.missing),
         )
 
     def reduce(self, member: Member, order: GoRound) -> None:
-        key = (order.step, order.stage, order.round)
+        key = (order.term, order.step, order.stage, order.round)
         broken = any(name in self.dead for name in member.round_members)
         if self.leader._failed_rounds < 3:  # five in a row halt the run, rightly
             broken |= self.random.random() < 0.02
         if broken:
             self.fired["round failed"] += 1
-            report: object = RoundFailed(step=order.step, stage=order.stage, round=order.round, problem="hole")
+            blamed = self.random.choice([*self.expendable(), ""])
+            if blamed in member.round_members:
+                self.accused.add(blamed)
+            about = {"step": order.step, "stage": order.stage, "round": order.round}
+            report: object = RoundFailed(**about, problem="hole", blamed=blamed)
         else:
             prepared = self.rounds[key]
             assert set(prepared) == set(member.round_members), "go before everybody had prepared"
             member.average = frozenset(item for counted in prepared.values() for item in counted.items())
             assert member.replica.reduced(order.round)
+            member.journaled = Journaled(order.step, RoundKey(order.term, order.round), member.average, member.record)
             report = RoundReduced(
                 step=order.step,
                 stage=order.stage,
@@ -295,7 +326,7 @@ class Members:
                 digest=str(sorted(member.average)),
                 square_norm=1.0,
             )
-        self.send(member.name, LEADER, report)
+        self.send(member.name, member.allegiance.leader, report)
 
     def on_commit(self, member: Member, order: CommitStep) -> None:
         assert member.replica is not None
@@ -304,6 +335,9 @@ class Members:
         assert member.average is not None
         member.weights.append(member.average)
         member.average = None
+        member.key = RoundKey(order.term, order.round)
+        assert member.journaled is not None
+        member.records[order.step] = member.journaled
         member.contributions.clear()
         member.back_contributions.clear()
         if member.window is not None:
@@ -316,7 +350,7 @@ class Members:
             member.shared[order.step] = member.span, member.weights[-1]
         self.send(
             member.name,
-            LEADER,
+            member.allegiance.leader,
             StepApplied(step=order.step, stage=order.stage, digest=str(len(member.weights))),
         )
 
@@ -375,8 +409,9 @@ class Members:
 
     def on_owner_frame(self, member: Member, frame: BoundaryTensor) -> None:
         window = member.window
-        assert window is not None
-        assert member.replica is not None
+        if window is None or member.replica is None:
+            self.fired["home to nobody"] += 1  # between two leaders
+            return
         cursor = window.cursor_of(frame.work)
         if cursor is None or not window.is_wanted(frame.plan, frame.work, frame.route):
             return
@@ -399,6 +434,6 @@ class Members:
         assert route == frame.route
         self.send(
             member.name,
-            LEADER,
+            member.allegiance.leader,
             MicrobatchDone(work=frame.work, route=frame.route, tokens=TOKENS, loss_sum=1.0, cursor=cursor),
         )

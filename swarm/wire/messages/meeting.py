@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from swarm.wire.codec import message
@@ -139,6 +140,30 @@ class WantProbe:
         natural(num_bytes=self.num_bytes)
 
 
+@message(99)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Introduce:
+    """A member that is about to take part: does anything that you know speak against it?"""
+
+
+@message(100)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What a newcomer should compare.
+
+    Attributes:
+        time_s: by the answering peer's clock, since 1970.
+        addresses: where the directory has a member with the newcomer's id; empty where it has none.
+    """
+
+    time_s: float
+    addresses: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.time_s):
+            raise ValueError(f"time_s is {self.time_s}")
+
+
 @message(21)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
@@ -179,6 +204,14 @@ class LeaderRecord:
     expires_at_s: float
 
 
+@message(96)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announce:
+    """A member hands its record to a scheduler itself: one that was started anew is not known to the DHT yet."""
+
+    sealed: bytes
+
+
 @message(30)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssignPlan:
@@ -186,14 +219,3 @@ class AssignPlan:
 
     term: int
     sealed: bytes
-
-
-@message(31)
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageReady:
-    """This replica holds its layers and waits for step `step`."""
-
-    plan: int
-    stage: int
-    step: int
-    digest: str

@@ -34,7 +34,7 @@ class ReplayWork:
     lost: tuple[str, ...]
 
 
-@message(66)
+@message(95)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloseStep:
     """What this replica should have counted, and the round it then prepares.
@@ -44,6 +44,8 @@ class CloseStep:
         counted: what the ledger gives to the receiver, sorted.
         members, tokens, fractions: of the round, in the order of its parts: tokens are the ledger's weights, fractions
             the share of the values that each member averages.
+        record: for some members of every group: the step's whole ledger, to be kept for a scheduler that may have to
+            take over; empty for the others.
     """
 
     term: int
@@ -55,6 +57,7 @@ class CloseStep:
     members: tuple[str, ...]
     tokens: tuple[int, ...]
     fractions: tuple[float, ...]
+    record: bytes
 
 
 @message(53)
@@ -91,15 +94,20 @@ class RoundReduced:
     square_norm: float
 
 
-@message(56)
+@message(101)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundFailed:
-    """The round has a hole; nothing was applied."""
+    """The round has a hole; nothing was applied.
+
+    Attributes:
+        blamed: the member it broke on, in the reporter's eyes; empty where it does not know.
+    """
 
     step: int
     stage: int
     round: int
     problem: str
+    blamed: str = ""
 
 
 @message(64)
@@ -181,6 +189,20 @@ class PeersLost:
 
     term: int
     peers: tuple[str, ...]
+
+
+@message(97)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaving:
+    """A member wants to go home: plan without it. Until then it goes on working."""
+
+
+@message(98)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MayLeave:
+    """A step was committed without this member, whose work before it is counted; nobody needs what it holds."""
+
+    term: int
 
 
 @message(61)

@@ -141,7 +141,7 @@ def test_an_unreachable_peer_is_given_up_once_after_so_many_failures() -> None:
     async def body(made: Pair) -> None:
         lost: list[str] = []
         nobody = Identity.generate().peer_id
-        outbox = Outbox(made.near, nobody, Orders, max_failures=3, on_lost=lost.append)
+        outbox = Outbox(made.near, nobody, Orders, max_failures=3, on_lost=lambda error: lost.append(error.problem))
         outbox.post(beat(1))
         await outbox.flushed()
         assert outbox.failures == 3
@@ -160,7 +160,9 @@ def test_a_peer_that_refuses_is_given_up_at_once() -> None:
 
         made.far.on_request(Orders, refuse)
         lost: list[str] = []
-        outbox = Outbox(made.near, made.far.peer_id, Orders, max_failures=5, on_lost=lost.append)
+        outbox = Outbox(
+            made.near, made.far.peer_id, Orders, max_failures=5, on_lost=lambda error: lost.append(error.problem)
+        )
         outbox.post(beat(1))
         await outbox.flushed()
         assert outbox.failures == 1
@@ -207,6 +209,31 @@ def test_an_idle_outbox_asks_when_it_is_poked() -> None:
         await made.far.close()
         outbox.poke()
         await lost.wait()
+        await outbox.close()
+
+    run(body)
+
+
+def test_a_message_does_not_wait_for_the_answer_to_the_one_before() -> None:
+    """On a long line that would be a round trip a message; order and acknowledgement stay."""
+
+    async def body(net: Pair) -> None:
+        answered, arrived = asyncio.Event(), asyncio.Queue[None]()
+
+        async def slow(delivery: Delivery) -> Reply:
+            reply = await net.take(delivery)
+            arrived.put_nowait(None)
+            await answered.wait()
+            return reply
+
+        net.far.on_request(Orders, slow)
+        outbox = Outbox(net.near, net.far.peer_id, Orders)
+        for number in range(5):
+            outbox.post(beat(number))
+            await arrived.get()
+        assert net.told == [0, 1, 2, 3, 4]
+        answered.set()
+        await outbox.flushed()
         await outbox.close()
 
     run(body)

@@ -23,6 +23,7 @@ def close(*counted: Lease, round_number: int = 1, step: int = 5, term: int = 1) 
         members=("me",),
         tokens=(len(counted),),
         fractions=(1.0,),
+        record=b"",
     )
 
 

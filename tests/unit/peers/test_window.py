@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -69,7 +70,7 @@ def test_done_comes_once_and_only_for_the_last_attempt() -> None:
     desk = window()
     desk.grant(grant(0))
     (first,) = desk.admit(0.0)
-    assert desk.hop_failed(first.work, "c")
+    assert desk.hop_failed(first.work, "c", 0.0)
     (second,) = desk.admit(0.0)
     assert second.work == Work(0, Lease(0, 0), 1)
     assert desk.complete(first.work) is None
@@ -82,12 +83,32 @@ def test_a_failed_hop_is_gone_around_and_counted_replicas_are_visited_again() ->
     desk = window()
     desk.grant(grant(0))
     (first,) = desk.admit(0.0)
-    assert desk.hop_failed(first.work, first.route[1])
+    assert desk.hop_failed(first.work, first.route[1], 0.0)
     (second,) = desk.admit(0.0)
     assert second.route[0] == first.route[0]
     assert second.route[1] != first.route[1]
     assert second.cursor == first.cursor
-    assert not desk.hop_failed(first.work, second.route[0])  # the report of an attempt that is over
+    assert not desk.hop_failed(first.work, second.route[0], 0.0)  # the report of an attempt that is over
+
+
+def test_who_finds_no_way_around_tries_less_and_less_often() -> None:
+    desk = window()
+    desk.grant(grant(0))
+    now_s, pauses = 0.0, []
+    for _ in range(8):
+        (sent,) = desk.admit(now_s)
+        assert desk.hop_failed(sent.work, sent.route[0], now_s)
+        pause_s = desk.next_attempt_in_s(now_s) or 0.0
+        assert not pause_s or desk.admit(now_s + 0.9 * pause_s) == []
+        now_s += pause_s
+        pauses.append(pause_s)
+    assert pauses == pytest.approx([0.0, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0])
+    (sent,) = desk.admit(now_s)
+    desk.complete(sent.work)
+    desk.replay(replay(0, attempt=sent.work.attempt))
+    (sent,) = desk.admit(now_s)
+    assert desk.hop_failed(sent.work, sent.route[0], now_s)
+    assert desk.next_attempt_in_s(now_s) is None, "what came home once begins anew"
 
 
 def test_lost_peers_bring_back_only_what_went_through_them() -> None:
@@ -232,8 +253,9 @@ def test_no_cursor_is_used_twice(seed: int) -> None:
         done: dict[Lease, int] = {}
         attempts: dict[Lease, int] = {}
         on_the_way: list[Admission] = []
-        for _ in range(30):
-            on_the_way += desk.admit(float(step))
+        for tick in range(30):
+            now_s = 100.0 * step + tick
+            on_the_way += desk.admit(now_s)
             assert desk.num_in_flight <= PLAN.window
             choice = dice.random()
             if choice < 0.5 and on_the_way:
@@ -242,9 +264,9 @@ def test_no_cursor_is_used_twice(seed: int) -> None:
                     done[admission.work.lease] = admission.cursor
                     attempts[admission.work.lease] = admission.work.attempt
             elif choice < 0.6 and on_the_way:
-                desk.hop_failed(dice.choice(on_the_way).work, dice.choice("abcd"))
+                desk.hop_failed(dice.choice(on_the_way).work, dice.choice("abcd"), now_s)
             elif choice < 0.65:
-                desk.overdue(step + 1.0, 0.5)
+                desk.overdue(now_s, 0.5)
             elif choice < 0.7 and done:
                 lease = dice.choice(sorted(done))
                 desk.replay(replay(lease.number, step=step, attempt=attempts[lease]))

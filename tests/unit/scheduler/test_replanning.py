@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -125,3 +127,23 @@ def test_a_change_that_was_called_off_is_thought_over() -> None:
     again = swarm.replanning.target()
     assert again is not None
     assert "d" in {peer for group in again.groups for peer in group}
+
+
+def test_a_host_whose_line_became_thin_stands_by_and_the_others_go_on() -> None:
+    swarm = Swarm(a=0.1, b=0.1, c=0.1, d=0.1, e=0.1, f=0.1)
+    assert "a" in swarm.plan.stages[0].replicas
+    thin = swarm.hosts["a"] = replace(swarm.hosts["a"], up_bytes_per_s=1e3, down_bytes_per_s=1e3)
+    swarm.replanning.relined("a", thin)
+    target = swarm.replanning.target()
+    assert target is not None
+    assert target.stages[0].replicas == ("c", "e")
+    swarm.take(target)
+    assert swarm.replanning.target() is None, "once"
+
+
+def test_the_only_host_of_a_stage_keeps_it_whatever_its_line() -> None:
+    swarm = Swarm(a=0.1, b=0.1)
+    thin = swarm.hosts["a"] = replace(swarm.hosts["a"], up_bytes_per_s=1e3, down_bytes_per_s=1e3)
+    swarm.replanning.relined("a", thin)
+    target = swarm.replanning.target()
+    assert target is None or "a" in target.stages[0].replicas

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from scheduler.instructions import Applied, CheckPeers, Finish, Halt, Instruction, Lost, NewPlan, Record, Send
+from scheduler.instructions import Applied, CheckPeers, Finish, Halt, Instruction, Lost, NewPlan, Record, Regroup, Send
 from scheduler.step import MAX_FAILED_ROUNDS, Phase, StepLeader
 from swarm.plan import Plan
 from swarm.wire.messages import (
@@ -121,12 +121,14 @@ def test_a_step_opens_with_equal_shares() -> None:
     assert (order.term, order.plan, order.step) == (7, 1, 0)
 
 
-def test_an_owner_gets_no_more_than_its_window_and_then_one_by_one() -> None:
-    lead = leader(batch=7)
-    assert granted(lead.start()) == {"o": [Lease(0, 0), Lease(1, 0)], "p": [Lease(2, 0), Lease(3, 0)]}
-    assert granted(lead.done("p", done(2, ROUTES[0]))) == {"p": [Lease(4, 0)]}
-    assert granted(lead.done("p", done(4, ROUTES[0]))) == {"p": [Lease(5, 0)]}
-    assert granted(lead.done("o", done(0, ROUTES[0]))) == {"o": [Lease(6, 0)]}
+def test_an_owner_gets_twice_its_window_and_then_one_by_one() -> None:
+    """It never waits for the leader's answer to start the next; window 2."""
+    lead = leader(batch=11)
+    first = granted(lead.start())
+    assert first == {"o": [Lease(n, 0) for n in range(4)], "p": [Lease(n, 0) for n in range(4, 8)]}
+    assert granted(lead.done("p", done(4, ROUTES[0]))) == {"p": [Lease(8, 0)]}
+    assert granted(lead.done("p", done(8, ROUTES[0]))) == {"p": [Lease(9, 0)]}
+    assert granted(lead.done("o", done(0, ROUTES[0]))) == {"o": [Lease(10, 0)]}
     assert lead.done("o", done(1, ROUTES[0])) == []
 
 
@@ -345,6 +347,25 @@ def test_failures_are_counted_a_step() -> None:
     assert lead.phase is Phase.HELD
 
 
+def test_whoever_rounds_break_on_again_is_lost_though_it_lives() -> None:
+    """Two that cannot reach each other blame each other: one of them goes, and the run goes on."""
+    lead = reducing()
+    members = lead.plan.groups[0]
+    first, second = members[0], members[1]
+    about = {"step": 0, "stage": 0}
+    lead.failed(first, RoundFailed(**about, round=lead.round, problem="silent", blamed=second))
+    lead.failed(second, RoundFailed(**about, round=lead.round, problem="silent", blamed=first))
+    lead.failed("stranger", RoundFailed(**about, round=lead.round, problem="silent", blamed=first))
+    assert lead.phase is Phase.HELD
+    assert sent(lead.checked(), CloseStep)
+    close_all(lead)
+    (lost,) = lead.failed(first, RoundFailed(**about, round=lead.round, problem="silent", blamed=second))
+    assert isinstance(lost, Lost)
+    assert lost.peer == second
+    lead.peer_lost(second)
+    assert lead.phase is Phase.OPEN
+
+
 def test_failed_and_reduced_of_another_round_or_member_are_ignored() -> None:
     lead = reducing()
     for peer, stage, step, number in (("a", 0, 0, 2), ("a", 0, 1, 1), ("a", 1, 0, 1), ("stranger", 0, 0, 1)):
@@ -496,7 +517,7 @@ def test_a_group_without_a_member_halts_the_run(lost: tuple[str, ...], stage: in
     lead.start()
     for peer in lost:
         instructions = lead.peer_lost(peer)
-    assert instructions == [Halt("the last replica is gone", stage)]
+    assert instructions == [Regroup("the last replica is gone", stage)]
     assert lead.phase is Phase.HALTED
     assert lead.done("o", done(0, ROUTES[0])) == []
 

@@ -82,8 +82,9 @@ class HandDriven:
             averages.append([(a * counted[0] + b * counted[1]) / total for a, b in zip(*means, strict=True)])
         norm = math.sqrt(sum(float(gradient.double().square().sum()) for group in averages for gradient in group))
         for replicas, average in zip([*self.spans, self.ends], averages, strict=True):
-            digests = {stage.apply(step, [gradient.clone() for gradient in average], norm) for stage in replicas}
-            assert len(digests) == 1
+            for stage in replicas:
+                stage.apply(step, [gradient.clone() for gradient in average], norm)
+            assert len({stage.digest() for stage in replicas}) == 1
         return norm
 
     def weights(self) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ def _tensor(
 
 
 @pytest.mark.parametrize("kind", [Activation, BoundaryGradient])
-@pytest.mark.parametrize("codec", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("codec", ["fp32", "bf16", "int8", "int4"])
 def test_a_tensor_has_exactly_its_size(kind: type[Activation], codec: str) -> None:
     rules = PayloadRules(SHAPE, codec)
     size = encoded_bytes(codec, 2 * 8 * 16)

@@ -68,10 +68,34 @@ def test_routes_stay_at_home_where_links_between_regions_are_thin() -> None:
     # Hosts a and c are in one region, b and d in the other; d computes one layer a second, the lines allow five.
     slow = replace(instance.hosts, layer_s=np.array([0.1, 0.1, 0.1, 1.0]), region=np.array([0, 1, 0, 1]))
     thin = Regions(np.zeros((2, 2)), np.array([[np.inf, 1e-3], [1e-3, np.inf]]))
-    found = evaluate(replace(instance, hosts=slow, regions=thin), PLAN)
+    many = replace(instance.work, global_batch=10**9)
+    found = evaluate(replace(instance, hosts=slow, regions=thin, work=many), PLAN)
     assert found.rate == pytest.approx(5 + 1)
     # Host b gets no more than d can take from it.
     assert found.host_rates == pytest.approx([5, 1, 5, 1])
+
+
+def test_a_region_without_owners_idles_where_its_way_to_them_costs_more_than_it_brings() -> None:
+    instance = four_hosts()
+    slow = replace(instance.hosts, layer_s=np.array([0.1, 0.1, 0.1, 1.0]), region=np.array([0, 1, 0, 1]))
+    thin = Regions(np.zeros((2, 2)), np.array([[np.inf, 1e-3], [1e-3, np.inf]]))
+    # All owners are with hosts a and c; the pipeline's fill over the thin link would take longer than the whole batch.
+    found = evaluate(replace(instance, hosts=slow, regions=thin), PLAN)
+    assert found.rate == pytest.approx(5)
+    assert found.host_rates == pytest.approx([5, 0, 5, 0], abs=1e-6)
+
+
+def test_memory_that_limits_a_stage_drives_no_routes_over_thin_links() -> None:
+    instance = four_hosts()
+    # Host a has memory for one microbatch; each region has an owner.
+    memory = np.array([110.0, 1e9, 1e9, 1e9])
+    hosts = replace(instance.hosts, memory_bytes=memory, region=np.array([0, 1, 0, 1]))
+    full = np.ones(2)
+    owners = Owners(("o", "p"), 0.01 * full, 1e3 * full, 1e3 * full, np.array([0, 1]))
+    thin = Regions(np.zeros((2, 2)), np.array([[np.inf, 1e-3], [1e-3, np.inf]]))
+    found = evaluate(replace(instance, hosts=hosts, owners=owners, regions=thin), PLAN)
+    assert found.fill_s < 1
+    assert found.host_rates == pytest.approx(np.full(4, 1 / found.stage_residence_s[0]))
 
 
 def test_regions_with_thin_links_are_separate() -> None:

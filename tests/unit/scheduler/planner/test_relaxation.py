@@ -37,11 +37,13 @@ def test_no_prices_cut_off_a_plan(family: Family) -> None:
     for _ in range(5):
         plan = random_plan(instance, generator)
         found = evaluate(instance, plan)
-        relaxed = Relaxed(spans, 1.0, float(found.stage_reduce_s.max()) - latency_s, HORIZONS_S)
+        relaxed = Relaxed(spans, np.ones(instance.num_hosts), float(found.stage_reduce_s.max()) - latency_s, HORIZONS_S)
         for _ in range(5):
             reduce = generator.exponential(1e-9, instance.work.num_layers + 1) * generator.integers(0, 2)
             waits = generator.exponential(0.3, len(HORIZONS_S)) / HORIZONS_S**2 * generator.integers(0, 2, 5)
-            held = relaxed.held_layers(Prices(reduce, waits))(found.rate)
-            assert held >= instance.work.num_layers * (1 - 1e-9)
-            path_s = relaxed.least_path_s(Prices(reduce, waits, float(generator.exponential(0.3))))(found.rate)
+            layers = np.arange(instance.work.num_layers + 1)
+            for stages in (layers.astype(np.float64), layers + generator.normal(0, 1, len(layers))):
+                worth = relaxed.most_worth(Prices(reduce, waits, stages))(found.rate)
+                assert worth >= float(stages[plan.sizes].sum()) * (1 - 1e-9)
+            path_s = relaxed.least_path_s(Prices(reduce, waits, generator.exponential(0.3) * layers))(found.rate)
             assert path_s <= found.fill_s * (1 + 1e-9)

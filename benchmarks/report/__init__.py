@@ -1,0 +1,1 @@
+"""`swarm bench report`: one page from result files."""

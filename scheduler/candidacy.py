@@ -1,0 +1,89 @@
+"""An election: a scheduler leads a term when a majority of the last plan's members granted it. Pure.
+
+state    event                                              to
+any      somebody knows a newer plan, or a higher term      STALE (begin again with those)
+OPEN     more than half of the voters granted               WON
+OPEN     so many denied or did not answer that it cannot    LOST
+
+A scheduler that others cannot replace needs no votes; one that they can never wins without knowing who votes.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from swarm.plan import Plan
+from swarm.wire.messages import Denied, Granted, Holding
+
+
+class Outcome(enum.Enum):
+    """How it stands."""
+
+    OPEN = "open"
+    WON = "won"
+    LOST = "lost"
+    STALE = "stale"
+
+
+def voters_of(plan: Plan | None) -> frozenset[str]:
+    """Whose grants count: every member of a plan; nobody's before the first."""
+    return frozenset() if plan is None else frozenset(peer for group in plan.groups for peer in group)
+
+
+def is_majority(present: frozenset[str] | set[str], voters: frozenset[str]) -> bool:
+    """Whether no others of the voters can be a majority, too."""
+    return 2 * len(voters & present) > len(voters)
+
+
+@dataclass(slots=True)
+class Candidacy:
+    """One attempt at one term.
+
+    Args:
+        term: that it is for.
+        plan_number: of the newest plan that the candidate knows.
+        voters: its members; None for a scheduler that needs no votes.
+    """
+
+    term: int
+    plan_number: int
+    voters: frozenset[str] | None
+    holdings: dict[str, tuple[Holding, ...]] = field(default_factory=dict)
+    newest_term: int = 0
+    living_leader: str = ""
+    _against: set[str] = field(default_factory=set)
+    _is_stale: bool = False
+
+    def granted(self, peer: str, reply: Granted) -> None:
+        """A member obeys us."""
+        if reply.term == self.term:
+            self.holdings[peer] = reply.holdings
+            self._against.discard(peer)
+
+    def denied(self, peer: str, reply: Denied, plan_number: int) -> None:
+        """A member does not.
+
+        Args:
+            plan_number: of the plan in its reply; 0 for none.
+        """
+        self._against.add(peer)
+        self.newest_term = max(self.newest_term, reply.term)
+        self._is_stale |= reply.term >= self.term or plan_number > self.plan_number
+        if reply.leader_lives:
+            self.living_leader = reply.leader
+
+    def silent(self, peer: str) -> None:
+        """A member cannot be reached."""
+        self._against.add(peer)
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it stands."""
+        if self._is_stale:
+            return Outcome.STALE
+        if self.voters is None:
+            return Outcome.WON
+        if is_majority(set(self.holdings), self.voters):
+            return Outcome.WON
+        return Outcome.OPEN if is_majority(self.voters - self._against, self.voters) else Outcome.LOST

@@ -1,0 +1,48 @@
+"""Hosts that are alike: kinds by memory and speed, within them by line; samples and groups of many hosts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scheduler.planner.instance import Floats, Instance, Ints
+
+_SPEED_STEP = 1.5
+"""Hosts whose speeds differ by less are of one kind."""
+
+
+def by_kind(instance: Instance) -> tuple[Ints, Ints]:
+    """Rows of all hosts, such that those alike are beside each other, and the number of each one's kind.
+
+    Hosts of a kind hold as many layers and are about as fast; their lines, by which they are sorted, may differ much.
+    """
+    hosts = instance.hosts
+    speed = np.round(np.log(hosts.layer_s) / np.log(_SPEED_STEP)).astype(np.int64)
+    kinds = np.stack([instance.most_layers(), speed])
+    kind = np.unique(kinds, axis=1, return_inverse=True)[1].ravel()
+    order: Ints = np.lexsort((hosts.reduce_bytes_per_s, kind))
+    return order, kind[order]
+
+
+def sample(instance: Instance, most: int) -> tuple[Ints, float]:
+    """At most so many of the hosts, evenly over the kinds, and how many each stands for."""
+    order, _ = by_kind(instance)
+    count = min(len(order), most)
+    rows: Ints = order[np.linspace(0, len(order) - 1, count).round().astype(np.int64)]
+    return rows, len(order) / count
+
+
+def groups(instance: Instance, about: int) -> tuple[Ints, Floats]:
+    """Of each host, its group, of the same kind and with about the same line; and how many are in each.
+
+    Those that hold no layer are in no group that counts. Few hosts are looked at one by one.
+    """
+    able = instance.most_layers() > 0
+    if len(able) <= about:
+        return np.arange(len(able)), np.ones(len(able))
+    order, kind = by_kind(instance)
+    order, kind = order[able[order]], kind[able[order]]
+    begins = np.flatnonzero(np.diff(kind, prepend=-1))
+    place = np.arange(len(order)) - np.repeat(begins, np.diff(np.append(begins, len(order))))
+    group = np.zeros(len(able), dtype=np.int64)
+    group[order] = np.cumsum(place % -(-len(order) // about) == 0) - 1
+    return group, np.bincount(group[order]).astype(np.float64)
