@@ -124,7 +124,10 @@ class Program:
                 f"see {self._log} and {self._errors}",
             )
         if time.monotonic() > deadline_s:
-            raise DeadlineExceeded(f"{self.name} did not tell {what} within {timeout_s:.0f} s", f"see {self._log}")
+            newest = "; ".join(f"{each.name} last told {each.newest_event}" for each in (self, *self.companions))
+            raise DeadlineExceeded(
+                f"{self.name} did not tell {what} within {timeout_s:.0f} s ({newest})", f"see {self._log}"
+            )
 
     def expect_success(self, timeout_s: float = START_S) -> None:
         """Wait for the process to end well; raises RunError with its last words."""
@@ -136,6 +139,11 @@ class Program:
         if status:
             raise RunError(f"swarm {self.name} failed: {self.last_words}", f"see {self._errors}")
         self._reader.join(_STOP_S)
+
+    @property
+    def newest_event(self) -> str:
+        """The end of what it told, short enough for a sentence."""
+        return str(self.events[-1])[:300] if self.events else "nothing"
 
     @property
     def last_words(self) -> str:

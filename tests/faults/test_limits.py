@@ -169,7 +169,7 @@ def memory_for(num_bytes: int) -> Iterator[None]:
 
 
 # Its matrices are larger than what an allocator keeps for later: each is asked of the system, whatever ran before.
-LARGE = run_config(hidden_size=1024, intermediate_size=16384, num_attention_heads=8, num_key_value_heads=8)
+LARGE = run_config(hidden_size=512, intermediate_size=20480, num_attention_heads=8, num_key_value_heads=8)
 
 
 def test_a_layer_that_does_not_fit_into_memory_is_not_loaded(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_layer_that_does_not_fit_into_memory_is_not_loaded(tmp_path: Path) -> 
         place: Any = SimpleNamespace(config=LARGE, device=Device("cpu", "fp32"), keep_bytes=0, report=reports.append)
         order = PrepareGroup(term=1, transfer=1, num_steps=0, first_layer=1, last_layer=2, donors=(), next_cursor=0)
         await asyncio.to_thread(len, ())  # the thread is there before memory is short
-        with memory_for(48 * MIB):
+        with memory_for(32 * MIB):
             loading = Loading(order, place)
             with pytest.raises(MachineLimit, match=r"\[S130\] this machine has too little memory .*lower --memory-mib"):
                 await loading.reached(0)

@@ -89,8 +89,7 @@ def test_a_scheduler_that_is_stopped_hands_over(tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 def test_a_leader_that_dies_after_the_last_commit_leaves_the_checkpoint_to_the_next_one(tmp_path: Path) -> None:
     with running(tmp_path) as (fleet, standby):
-        fleet.scheduler.wait_for("step", lambda event: event["step"] == STEPS)
-        fleet.scheduler.process.kill()
+        fleet.wait_step(STEPS)
         fleet.scheduler.kill()
         standby.wait_for("finished", timeout_s=LIMIT_S)
         check(fleet, STEPS)
