@@ -18,7 +18,7 @@ from swarm.data.tokenizer import load_tokenizer
 from swarm.errors import RunError
 from swarm.local.fleet import Event, Fleet
 from swarm.training.checkpoint import newest_checkpoint
-from swarm.training.reference import LedgerItem, Reference, ReplayedStep, replay
+from swarm.training.reference import LedgerItem, LedgerStep, Reference, ReplayedStep, replay
 
 _PEER_GONE_S = 60.0
 
@@ -80,13 +80,14 @@ class FinishedRun:
         seeds = {peer: shard.sampling_seed(self.config.seed) for peer, shard in shards.items()}
         started_s: list[float] = []
 
-        def ledger() -> Iterator[list[LedgerItem]]:
+        def ledger() -> Iterator[LedgerStep]:
             steps = self.steps
             started_s.append(time.monotonic())
             for step in steps:
-                yield [
+                items = [
                     LedgerItem(shards[work.owner].train_tokens, seeds[work.owner], work.cursor) for work in step.work
                 ]
+                yield LedgerStep(step.plan, items)
 
         reference = replay(self.config, ledger(), threads, on_step)
         return reference, time.monotonic() - started_s[0]

@@ -84,7 +84,7 @@ class Assignment:
         for span, member in self._members.items():
             group = plan.group_of(span)
             assert group is not None
-            member.replica.adopt(plan.number, group)
+            await member.adopt(plan, group)
         for part in (self._host, self._owner):
             if part is not None:
                 part.adopt(plan)
@@ -157,7 +157,8 @@ class Assignment:
             self._place.report(CannotContinue(step=plan.first_step, stage=group, diverged=False, problem=problem))
             return
         await self._file(span, plan.first_step, stage)
-        replica = Replica(group, plan.number, plan.first_step)
+        await self._place.compute.run(Priority.STEP, stage.align)
+        replica = Replica(group, plan.number, plan.first_step, self._place.config.schedule.staleness)
         member = GroupMember(replica, stage, span, self._place, partial(self._on_step, span))
         self._members[span] = member
         if isinstance(stage, TrunkStage):

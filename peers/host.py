@@ -105,16 +105,16 @@ class Host:
         else:
             verdict = replica.backward(frame.plan, frame.work)
             if verdict is Verdict.COUNT:
-                self._member.begin_count()
+                self._member.begin_count(frame.work.step)
             if verdict in (Verdict.COUNT, Verdict.ANSWER):
                 self._tasks.start(self._backward(frame, tensor, delivery, count=verdict is Verdict.COUNT))
                 return
         delivery.release()
 
     def _is_early(self, frame: Activation | BoundaryGradient, remote_id: str) -> bool:
-        """Whether to hold a frame back: of the next step at most, for us, from whom it says."""
+        """Whether to hold a frame back: of the first step that we do not count yet, for us, from whom it says."""
         replica = self._member.replica
-        next_at_most = frame.work.step <= replica.step + 1
+        next_at_most = frame.work.step <= replica.step + replica.staleness + 1
         for_us = frame.receiver == self._endpoint.peer_id and frame.sender == remote_id
         room = len(self._waiting) < MAX_WAITING
         return replica.is_early(frame.plan, frame.work) and next_at_most and for_us and room
@@ -169,7 +169,7 @@ class Host:
         finally:
             delivery.release()
             if count:
-                await self._member.end_count(whole=whole)
+                await self._member.end_count(frame.work.step, whole=whole)
         if count:
             self.computed_tokens += frame.shape[0] * frame.shape[1]
         await self._pass_on(replace(frame, stage=frame.stage - 1), payload)

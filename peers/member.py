@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from swarm.model.spans import Span
 from swarm.net.allreduce import RoundPlan
 from swarm.net.deadlines import Deadline
 from swarm.net.round_plan import RoundBroken
+from swarm.plan import Plan
 from swarm.training.compute import Priority
 from swarm.training.stage import EndsStage, TrunkStage
 from swarm.wire.digest import digest_of, square_norm_of
@@ -77,7 +79,7 @@ class GroupMember:
         self._codec = place.config.numerics.gradient_codec
         self._report = place.report
         self._on_step = on_step
-        self._counting = 0
+        self._counting: Counter[int] = Counter()
         self._settled = asyncio.Event()
         self._round_time = Deadline()
         self._prepared: bytes | None = None
@@ -86,17 +88,18 @@ class GroupMember:
         self._average: _Average | None = None
         self._record = b""
 
-    def begin_count(self) -> None:
-        """A microbatch entered the books; the next close waits until `end_count`."""
-        self._counting += 1
+    def begin_count(self, step: int) -> None:
+        """A microbatch of this step entered the books; its close waits until `end_count`."""
+        self._counting[step] += 1
 
-    async def end_count(self, *, whole: bool) -> None:
-        """The microbatch is in the sums; or only a part of it may be, and everything is counted anew."""
+    async def end_count(self, step: int, *, whole: bool) -> None:
+        """The microbatch is in the sums; or only a part of it may be, and the step is counted anew."""
         if not whole:
-            self.replica.reset()
-            await self._compute.run(Priority.STEP, self.stage.reset)
-        self._counting -= 1
-        if not self._counting:
+            self.replica.reset(step)
+            await self._compute.run(Priority.STEP, self.stage.reset, step)
+        self._counting[step] -= 1
+        if not self._counting[step]:
+            del self._counting[step]
             self._settled.set()
 
     def diverged(self, problem: str) -> None:
@@ -123,7 +126,7 @@ class GroupMember:
         self._drop_round()
 
     async def _close(self, order: CloseStep) -> None:
-        while self._counting:
+        while self._counting[order.step]:
             self._settled.clear()
             await self._settled.wait()
         closing = self.replica.close(order)
@@ -131,7 +134,7 @@ class GroupMember:
             return
         self._drop_round()
         missing = closing.missing
-        if closing.retract and not await self._retract(closing.retract):
+        if closing.retract and not await self._retract(order.step, closing.retract):
             missing = self.replica.start_over(order.counted)
         if not missing:
             try:
@@ -141,15 +144,16 @@ class GroupMember:
                 return
         self._report(StepClosed(step=order.step, stage=order.stage, round=order.round, missing=missing))
 
-    async def _retract(self, leases: tuple[Lease, ...]) -> bool:
-        if isinstance(self.stage, TrunkStage) and await self._compute.run(Priority.STEP, self.stage.retract, leases):
+    async def _retract(self, step: int, leases: tuple[Lease, ...]) -> bool:
+        stage, compute = self.stage, self._compute
+        if isinstance(stage, TrunkStage) and await compute.run(Priority.STEP, stage.retract, step, leases):
             return True
-        await self._compute.run(Priority.STEP, self.stage.reset)
+        await compute.run(Priority.STEP, stage.reset, step)
         return False
 
     async def _prepare(self, order: CloseStep) -> None:
         own_tokens = order.tokens[order.members.index(self._peer_id)]
-        gradient = await self._compute.run(Priority.STEP, self.stage.mean_gradient, own_tokens)
+        gradient = await self._compute.run(Priority.STEP, self.stage.mean_gradient, order.step, own_tokens)
         round_id = f"{self._fingerprint}/{order.term}/{order.plan}/{order.step}/{order.stage}/{order.round}".encode()
         plan = RoundPlan(
             round_id=round_id,
@@ -204,6 +208,7 @@ class GroupMember:
         self._average = None
 
     async def _commit(self, order: CommitStep) -> None:
+        await self._vouched()  # before the next step's frames are let in: nothing may run between them and `apply`
         average, step = self._average, self.replica.step
         if average is None or not self.replica.commit(order):
             if order.step == step:  # an order that came twice is of an earlier step
@@ -225,15 +230,24 @@ class GroupMember:
         self._on_step()
 
     async def _apply(self, step: int, average: _Average, grad_norm: float) -> None:
-        if self._vouching is not None:
-            await self._vouching  # it reads the weights
+        await self._vouched()
         await self._compute.run(Priority.STEP, self.stage.apply, step, average.tensors, grad_norm)
         self._archive.committed(self._span, step, average.key, grad_norm)
+
+    async def _vouched(self) -> None:
+        """Nobody reads the weights any more."""
+        if self._vouching is not None:
+            await self._vouching
 
     async def _vouch(self, order: CommitStep) -> None:
         """Say what the weights are now; the next step's first microbatches are on their way meanwhile."""
         digest = await asyncio.to_thread(self.stage.digest)
         self._report(StepApplied(step=order.step, stage=order.stage, digest=digest))
+
+    async def adopt(self, plan: Plan, group: int) -> None:
+        """A newer plan holds, in which this is the number of our group; nothing is under way."""
+        self.replica.adopt(plan.number, group)
+        await self._compute.run(Priority.STEP, self.stage.align)
 
     async def regroup(self, order: Regroup) -> bool:
         """The run goes on from another state, under another leader: count nothing, and go there.
@@ -243,8 +257,9 @@ class GroupMember:
         """
         average, step = self._average, self.replica.step
         self._drop_round()
+        for each in range(step, step + self.replica.staleness + 1):
+            await self._compute.run(Priority.STEP, self.stage.reset, each)
         if step == order.num_steps:
-            await self._compute.run(Priority.STEP, self.stage.reset)
             return True
         if step + 1 == order.num_steps and average is not None and average.key == order.key:
             await self._apply(step, average, order.grad_norm)

@@ -48,6 +48,7 @@ class _OnTheWay:
     """What the owner needs when the activation or gradient of an attempt comes home."""
 
     labels: Tensor
+    started_s: float
     loss_sum: float = 0.0
 
 
@@ -73,10 +74,10 @@ class Owner:
         self._member = member
         self._ends = ends
         self._report = place.report
-        self.window = Window(place.peer_id, plan, plan.first_step, next_cursor)
-        self._on_the_way: dict[Lease, _OnTheWay] = {}
+        staleness = place.config.schedule.staleness
+        self.window = Window(place.peer_id, plan, plan.first_step, next_cursor, staleness)
+        self._on_the_way: dict[tuple[int, Lease], _OnTheWay] = {}
         self._round_trip = Deadline(floor_s=OVERDUE_FLOOR_S, first_s=2.5 * OVERDUE_FLOOR_S)
-        self._started_s: dict[Lease, float] = {}
         self._is_waking = False
         self._tasks = TaskSet()
         self._tasks.start(self._watch_overdue())
@@ -99,10 +100,11 @@ class Owner:
         self.pump()
 
     def committed(self) -> None:
-        """The step that was open is committed."""
-        self.window.committed(self.window.step)
-        self._on_the_way.clear()
-        self._started_s.clear()
+        """The step of the window is committed."""
+        step = self.window.step
+        self.window.committed(step)
+        for key in [key for key in self._on_the_way if key[0] <= step]:
+            del self._on_the_way[key]
 
     def hop_failed(self, report: HopFailed, reporter: str) -> None:
         """A hop could not be taken: go around it, and tell the leader."""
@@ -138,9 +140,8 @@ class Owner:
 
     async def _send_out(self, admission: Admission) -> None:
         work = admission.work
-        self._started_s[work.lease] = time.monotonic()
         ids, labels = microbatch(self._shard.train_tokens, self._config, self._seed, admission.cursor)
-        self._on_the_way[work.lease] = _OnTheWay(torch.from_numpy(labels))
+        self._on_the_way[work.step, work.lease] = _OnTheWay(torch.from_numpy(labels), time.monotonic())
 
         def job() -> tuple[memoryview, tuple[int, ...]]:
             hidden = self._ends.front(work, torch.from_numpy(ids))
@@ -193,32 +194,31 @@ class Owner:
         if verdict not in (Verdict.COUNT, Verdict.ANSWER):
             delivery.release()
             return
-        self._member.begin_count()
+        self._member.begin_count(frame.work.step)
         count = verdict is Verdict.COUNT
         if isinstance(frame, Activation):
-            self._tasks.start(
-                self._turn_around(frame, self._on_the_way[frame.work.lease], tensor, delivery, count=count)
-            )
+            began = self._on_the_way[frame.work.step, frame.work.lease]
+            self._tasks.start(self._turn_around(frame, began, tensor, delivery, count=count))
         else:
             self._tasks.start(self._finish(frame, tensor, delivery, count=count))
 
     async def _turn_around(
-        self, frame: Activation, home: _OnTheWay, hidden: Tensor, delivery: Delivery, *, count: bool
+        self, frame: Activation, began: _OnTheWay, hidden: Tensor, delivery: Delivery, *, count: bool
     ) -> None:
         def job() -> tuple[float, memoryview]:
-            loss_sum, gradient = self._ends.back(hidden, home.labels, count=count)
+            loss_sum, gradient = self._ends.back(frame.work, hidden, began.labels, count=count)
             return loss_sum, compression.encode(self._codec, gradient)
 
         whole = False
         try:
-            home.loss_sum, payload = await self._compute.run(Priority.LOSS, job)
+            began.loss_sum, payload = await self._compute.run(Priority.LOSS, job)
             whole = True
         except NonFinite as error:
             self._member.diverged(error.problem)
             return
         finally:
             delivery.release()
-            await self._member.end_count(whole=whole)
+            await self._member.end_count(frame.work.step, whole=whole)
         gradient = BoundaryGradient(
             plan=frame.plan,
             work=frame.work,
@@ -240,7 +240,7 @@ class Owner:
             whole = True
         finally:
             delivery.release()
-            await self._member.end_count(whole=whole)
+            await self._member.end_count(frame.work.step, whole=whole)
         self._done(frame.work)
 
     def _done(self, work: Work) -> None:
@@ -248,11 +248,11 @@ class Owner:
         route = self.window.complete(work)
         if route is None or cursor is None:
             return
-        self._round_trip.observe(time.monotonic() - self._started_s[work.lease])
+        began = self._on_the_way[work.step, work.lease]
+        self._round_trip.observe(time.monotonic() - began.started_s)
         tokens = self._config.microbatch_tokens
         self.computed_tokens += tokens
-        loss_sum = self._on_the_way[work.lease].loss_sum
-        self._report(MicrobatchDone(work=work, route=route, tokens=tokens, loss_sum=loss_sum, cursor=cursor))
+        self._report(MicrobatchDone(work=work, route=route, tokens=tokens, loss_sum=began.loss_sum, cursor=cursor))
         self.pump()
 
     # --- time ------------------------------------------------------------------------------------------------------

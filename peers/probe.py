@@ -64,11 +64,11 @@ def measure_layer(config: RunConfig, layout: Layout, device: Device) -> LayerCos
         layer_seconds.append(time.perf_counter() - started_s)
         graph_bytes = max(graph_bytes, saved.num_bytes)
         codec_seconds.append(_codec_s(config, output) + _codec_s(config, gradient))
-    stage.apply(0, stage.mean_gradient(1), 1.0)
+    stage.apply(0, stage.mean_gradient(0, 1), 1.0)
     return LayerCosts(
         layer_seconds=min(layer_seconds),
         overhead_seconds=min(codec_seconds),
-        layer_bytes=2 * stage.parameter_bytes + stage.optimizer_bytes,
+        layer_bytes=stage.training_bytes,
         graph_bytes=graph_bytes,
     )
 
@@ -82,7 +82,7 @@ def measure_ends(config: RunConfig, layout: Layout, device: Device) -> float:
         work = Work(step=0, lease=Lease(number=0, lease=0), attempt=attempt)
         started_s = time.perf_counter()
         hidden = ends.front(work, ids)
-        _, gradient = ends.back(hidden, ids, count=True)
+        _, gradient = ends.back(work, hidden, ids, count=True)
         ends.front_backward(work, gradient, count=True)
         seconds.append(time.perf_counter() - started_s + _codec_s(config, hidden) + _codec_s(config, gradient))
     return min(seconds)
@@ -111,7 +111,7 @@ class _SavedBytes:
     """Counts what autograd keeps between forward and backward, each storage once and parameters not at all."""
 
     def __init__(self, stage: TrunkStage) -> None:
-        self._storages = {parameter.untyped_storage().data_ptr(): 0 for parameter in stage.module.parameters()}
+        self._storages = {parameter.untyped_storage().data_ptr(): 0 for parameter in stage.module(0).parameters()}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, _unpack)
 
     def __enter__(self) -> _SavedBytes:

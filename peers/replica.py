@@ -10,12 +10,15 @@
     CLOSED.. REDUCED  ReopenStep or a newer CloseStep  OPEN      drop what was prepared or averaged
     REDUCED   CommitStep of that round                 OPEN + 1  apply, count from zero
 
-Frames of a later step or plan wait; those of an earlier one are stale. Nothing here knows a tensor or a clock.
+Frames of a later step or plan wait; those of an earlier one are stale. With staleness 1 the step after the current one
+has books of its own, open in every state: what they hold becomes the current step's at the commit. Nothing here knows
+a tensor or a clock.
 """
 
 from __future__ import annotations
 
 import enum
+from collections import deque
 from dataclasses import dataclass, field
 
 from swarm.wire.messages import CloseStep, CommitStep, GoRound, Lease, ReopenStep, Work
@@ -54,41 +57,55 @@ class Closing:
 
 
 @dataclass(slots=True)
+class _Books:
+    """Of one step: what is counted, and the newest attempt of every lease at every turn of its way."""
+
+    counted: set[Lease] = field(default_factory=set)
+    forwarded: dict[Lease, int] = field(default_factory=dict)
+    answered: dict[Lease, int] = field(default_factory=dict)
+    turned: dict[Lease, int] = field(default_factory=dict)
+    turn_counted: set[Lease] = field(default_factory=set)
+
+
+@dataclass(slots=True)
 class Replica:
     """The books and the life cycle of one replica.
 
     Args:
         stage: group number.
         plan: number of the plan it was built for.
-        step: the step whose microbatches it counts; also the number of steps its weights have seen.
+        step: the step that is committed next; also the number of steps its weights have seen.
+        staleness: how many steps after that one it counts, too.
     """
 
     stage: int
     plan: int
     step: int
+    staleness: int = 0
     state: State = State.OPEN
     term: int = 0
     round: int = 0
     refused: int = 0
-    _counted: set[Lease] = field(default_factory=set)
-    _forwarded: dict[Lease, int] = field(default_factory=dict)
-    _answered: dict[Lease, int] = field(default_factory=dict)
-    _turned: dict[Lease, int] = field(default_factory=dict)
-    _turn_counted: set[Lease] = field(default_factory=set)
+    _books: deque[_Books] = field(init=False)
+    """Of `step` and of those after it."""
+
+    def __post_init__(self) -> None:
+        self._books = deque(_Books() for _ in range(1 + self.staleness))
 
     # --- frames ----------------------------------------------------------------------------------------------------
 
     def is_early(self, plan: int, work: Work) -> bool:
-        """Whether a frame belongs to a later step or plan."""
-        return work.step > self.step or plan > self.plan
+        """Whether a frame belongs to a later step or plan than we work on."""
+        return work.step > self.step + self.staleness or plan > self.plan
 
     def forward(self, plan: int, work: Work) -> Verdict:
         """An activation arrived; COMPUTE replaces an earlier attempt at the same lease."""
         verdict = self._timely(plan, work)
         if verdict is Verdict.COMPUTE:
-            if self._forwarded.get(work.lease, -1) >= work.attempt:
+            forwarded = self._of(work.step).forwarded
+            if forwarded.get(work.lease, -1) >= work.attempt:
                 return self._refuse()
-            self._forwarded[work.lease] = work.attempt
+            forwarded[work.lease] = work.attempt
         return verdict
 
     def backward(self, plan: int, work: Work) -> Verdict:
@@ -96,50 +113,49 @@ class Replica:
         verdict = self._timely(plan, work)
         if verdict is not Verdict.COMPUTE:
             return verdict
-        if self._forwarded.get(work.lease) != work.attempt or self._answered.get(work.lease, -1) >= work.attempt:
+        books = self._of(work.step)
+        if books.forwarded.get(work.lease) != work.attempt or books.answered.get(work.lease, -1) >= work.attempt:
             return self._refuse()
-        self._answered[work.lease] = work.attempt
-        if work.lease in self._counted:
-            return Verdict.ANSWER
-        self._counted.add(work.lease)
-        return Verdict.COUNT
+        books.answered[work.lease] = work.attempt
+        return _enter(books.counted, work.lease)
 
     def turn(self, plan: int, work: Work) -> Verdict:
         """An activation came home to its owner; COUNT enters the back's part of the lease in the books."""
         verdict = self._timely(plan, work)
         if verdict is not Verdict.COMPUTE:
             return verdict
-        if self._turned.get(work.lease, -1) >= work.attempt:
+        books = self._of(work.step)
+        if books.turned.get(work.lease, -1) >= work.attempt:
             return self._refuse()
-        self._turned[work.lease] = work.attempt
-        if work.lease in self._turn_counted:
-            return Verdict.ANSWER
-        self._turn_counted.add(work.lease)
-        return Verdict.COUNT
+        books.turned[work.lease] = work.attempt
+        return _enter(books.turn_counted, work.lease)
 
     def is_counted(self, lease: Lease) -> bool:
         """Whether the lease is in the books of the current step."""
-        return lease in self._counted
+        return lease in self._books[0].counted
 
-    def reset(self) -> None:
-        """The sums are gone: nothing is counted, whatever was prepared."""
-        self._clear()
-        self.state = State.OPEN
+    def reset(self, step: int) -> None:
+        """The sums of a step are gone: nothing of it is counted, whatever was prepared."""
+        if not 0 <= step - self.step < len(self._books):
+            return  # of a step that is over
+        self._books[step - self.step] = _Books()
+        if step == self.step:
+            self.state = State.OPEN
 
     def start_over(self, expected: tuple[Lease, ...]) -> tuple[Lease, ...]:
         """The sums are gone while closing: all of `expected` is missing; closed where that is nothing."""
-        self._clear()
+        self._books[0] = _Books()
         self.state = State.OPEN if expected else State.CLOSED
         return expected
 
-    def _clear(self) -> None:
-        for books in (self._counted, self._forwarded, self._answered, self._turned, self._turn_counted):
-            books.clear()
+    def _of(self, step: int) -> _Books:
+        return self._books[step - self.step]
 
     def _timely(self, plan: int, work: Work) -> Verdict:
         if self.is_early(plan, work):
             return Verdict.WAIT
-        if work.step < self.step or plan < self.plan or self.state is not State.OPEN:
+        is_closed = work.step == self.step and self.state is not State.OPEN
+        if work.step < self.step or plan < self.plan or is_closed:
             return self._refuse()
         return Verdict.COMPUTE
 
@@ -161,13 +177,13 @@ class Replica:
         if not self.obey(order.term) or order.step != self.step or order.round <= self.round:
             return None
         self.round = order.round
-        expected = set(order.counted)
-        missing = tuple(sorted(expected - self._counted))
-        retract = tuple(sorted(self._counted - expected))
-        self._counted &= expected
+        expected, books = set(order.counted), self._books[0]
+        missing = tuple(sorted(expected - books.counted))
+        retract = tuple(sorted(books.counted - expected))
+        books.counted &= expected
         self.state = State.OPEN if missing else State.CLOSED
         if not missing:
-            self._forwarded.clear()
+            books.forwarded.clear()
         return Closing(retract, missing)
 
     def go(self, order: GoRound) -> bool:
@@ -203,10 +219,18 @@ class Replica:
         self.step += 1
         self.round = 0
         self.state = State.OPEN
-        self._clear()
+        self._books.popleft()
+        self._books.append(_Books())
         return True
 
     def adopt(self, plan: int, stage: int) -> None:
         """A newer plan with the same span for this replica holds from the current step; its group has this number."""
         if plan > self.plan:
             self.plan, self.stage = plan, stage
+
+
+def _enter(counted: set[Lease], lease: Lease) -> Verdict:
+    if lease in counted:
+        return Verdict.ANSWER
+    counted.add(lease)
+    return Verdict.COUNT

@@ -5,9 +5,10 @@
     IN_FLIGHT  the last gradient came home                  DONE
     IN_FLIGHT  a hop failed, a peer was lost, or too late   PENDING; from the second failed hop on, after a pause
     DONE       ReplayWork from the leader                   PENDING
-    any        the step is committed                        forgotten; its cursors are spent
+    any        its step is committed                        forgotten; its cursors are spent
 
-A lease keeps its cursor through all attempts, so every attempt carries the same text.
+A lease keeps its cursor through all attempts, so every attempt carries the same text. With staleness 1 microbatches of
+the step after the current one are lent and sent, too, in the order in which they were lent.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Progress(enum.Enum):
 
 @dataclass(slots=True)
 class _Item:
+    step: int
     lease: Lease
     cursor: int
     progress: Progress = Progress.PENDING
@@ -46,6 +48,11 @@ class _Item:
     admitted_at_s: float = 0.0
     failed_hops: int = 0
     not_before_s: float = 0.0
+
+    @property
+    def work(self) -> Work:
+        """Its newest attempt."""
+        return Work(self.step, self.lease, self.attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +71,20 @@ class Window:
     Args:
         owner: whose desk it is.
         plan: routes and the number of microbatches in flight follow it.
-        step: the step that is open.
+        step: the step that is committed next.
         next_cursor: first microbatch of the shard that was never lent; at a step boundary, that no step has used.
+        staleness: how many steps after that one microbatches are lent for, too.
     """
 
     owner: str
     plan: Plan
     step: int
     next_cursor: int
+    staleness: int = 0
     router: Router = field(init=False)
     num_in_flight: int = 0
     stale: int = 0
-    _items: dict[Lease, _Item] = field(default_factory=dict)
+    _items: dict[tuple[int, Lease], _Item] = field(default_factory=dict)
     _detours: Detours = field(default_factory=Detours)
 
     def __post_init__(self) -> None:
@@ -89,12 +98,12 @@ class Window:
 
     def grant(self, order: GrantLeases) -> bool:
         """Take in leases; False where they are for another step or plan."""
-        if order.step != self.step or order.plan != self.plan.number:
+        if not self._is_open(order.step) or order.plan != self.plan.number:
             self.stale += 1
             return False
         for lease in order.leases:
-            if lease not in self._items:
-                self._items[lease] = _Item(lease, self._draw_cursor())
+            if (order.step, lease) not in self._items:
+                self._items[order.step, lease] = _Item(order.step, lease, self._draw_cursor())
         return True
 
     def admit(self, now_s: float) -> list[Admission]:
@@ -112,7 +121,7 @@ class Window:
             item.progress, item.route, item.admitted_at_s = Progress.IN_FLIGHT, route, now_s
             item.attempt += 1
             self.num_in_flight += 1
-            admitted.append(Admission(Work(self.step, item.lease, item.attempt), item.cursor, route))
+            admitted.append(Admission(item.work, item.cursor, route))
         return admitted
 
     def complete(self, work: Work) -> tuple[str, ...] | None:
@@ -160,12 +169,12 @@ class Window:
 
     def replay(self, order: ReplayWork) -> None:
         """The leader needs these again."""
-        if order.step != self.step:
+        if not self._is_open(order.step):
             self.stale += 1
             return
         self.peers_lost(order.lost)
         for work in order.work:
-            item = self._items.get(work.lease)
+            item = self._items.get((order.step, work.lease))
             if item is not None and item.progress is Progress.DONE and item.attempt == work.attempt:
                 item.progress = Progress.PENDING
 
@@ -176,7 +185,7 @@ class Window:
             for item in self._items.values()
             if item.progress is Progress.IN_FLIGHT and now_s - item.admitted_at_s > patience_s
         ]
-        found = [(Work(self.step, item.lease, item.attempt), item.route) for item in late]
+        found = [(item.work, item.route) for item in late]
         for item in late:
             self._detours.failed(ways_of(self.owner, item.route), now_s)
             self._send_again(item)
@@ -192,10 +201,13 @@ class Window:
         """The step is over: whatever was lent for it is spent, also where a needless replay is still on its way."""
         if step != self.step:
             return
-        self._items.clear()
-        self.num_in_flight = 0
+        for item in [item for item in self._items.values() if item.step == step]:
+            if item.progress is Progress.IN_FLIGHT:
+                self._send_again(item)
+            del self._items[step, item.lease]
         self.step += 1
-        self.router = self._new_router(self.router.lost)
+        if not self._items:
+            self.router = self._new_router(self.router.lost)
 
     def cursor_of(self, work: Work) -> int | None:
         """The sample of an attempt that is still wanted."""
@@ -208,12 +220,15 @@ class Window:
         return item is not None and item.route == route and plan == self.plan.number
 
     def _current(self, work: Work) -> _Item | None:
-        item = self._items.get(work.lease)
-        if work.step != self.step or item is None:
+        item = self._items.get((work.step, work.lease))
+        if item is None:
             return None
         if item.progress is not Progress.IN_FLIGHT or item.attempt != work.attempt:
             return None
         return item
+
+    def _is_open(self, step: int) -> bool:
+        return self.step <= step <= self.step + self.staleness
 
     def _send_again(self, item: _Item) -> None:
         item.progress = Progress.PENDING

@@ -183,6 +183,7 @@ class Conductor:
             checkpoint_every_steps=schedule.checkpoint_every_steps,
             cursors=dict(gathered.cursors),
             has_rivals=self.has_rivals,
+            staleness=schedule.staleness,
         )
         self._send_plan(gathered.plan)
         self.changes.begin(gathered.plan)

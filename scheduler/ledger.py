@@ -50,6 +50,10 @@ class Ledger:
         """Owners of microbatches that are not done, sorted."""
         return tuple(sorted({entry.owner for entry in self._entries if entry.owner and entry.done is None}))
 
+    def outstanding(self, owner: str) -> int:
+        """Microbatches that are lent to an owner and not done."""
+        return sum(entry.owner == owner and entry.done is None for entry in self._entries)
+
     def grant(self, owner: str, count: int) -> tuple[Lease, ...]:
         """Lend up to `count` free numbers to an owner."""
         leases: list[Lease] = []

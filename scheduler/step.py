@@ -15,6 +15,10 @@
     any       no sense left in going on                                HALTED    Halt
     OPEN      the last step is applied everywhere                      FINISHED  Finish
 
+With staleness 1 microbatches of the next step are lent and done, too, in every state, on the weights before those of
+the commit that is to come; their step opens with what is done by then. Only at the end of a plan nobody runs ahead: the
+first step of a plan is on the newest weights, every other one on those before.
+
 Every event is a method; every method returns the instructions that the shell carries out in order. Reports that come
 twice, late, or from somebody they cannot come from change nothing.
 """
@@ -108,6 +112,7 @@ class StepLeader:
         checkpoint_every_steps: members keep a snapshot after every so many.
         cursors: by owner, the first microbatch of its shard that no committed step has used.
         has_rivals: other schedulers may be elected, so that a majority of a plan's members must be here.
+        staleness: 1 where the next step's microbatches do not wait for this step's commit.
     """
 
     plan: Plan
@@ -119,6 +124,7 @@ class StepLeader:
     checkpoint_every_steps: int
     cursors: dict[str, int] = field(default_factory=dict)
     has_rivals: bool = False
+    staleness: int = 0
     phase: Phase = Phase.OPEN
     step: int = 0
     round: int = 0
@@ -126,7 +132,8 @@ class StepLeader:
     ignored_reports: int = 0
     _failed_rounds: int = 0
     _blamed: Counter[str] = field(default_factory=Counter)
-    _ledger: Ledger = field(init=False)
+    _ledgers: dict[int, Ledger] = field(default_factory=dict)
+    """Of the step, and of the next one while that runs ahead."""
     _waiting: set[Member] = field(default_factory=set)
     _reduced: dict[Member, RoundReduced] = field(default_factory=dict)
     _applying: dict[int, _Applying] = field(default_factory=dict)
@@ -146,13 +153,13 @@ class StepLeader:
 
     def done(self, owner: str, report: MicrobatchDone) -> list[Instruction]:
         """An owner's microbatch was counted by every stage of its route."""
-        if self.phase is not Phase.OPEN or report.work.step != self.step:
-            return self._ignore()
-        if not self._ledger.accept(self.plan, owner, report):
+        step = report.work.step
+        ledger = self._ledgers.get(step)
+        if ledger is None or not self._is_open(step) or not ledger.accept(self.plan, owner, report):
             return self._ignore()
         if any(peer in self.lost for peer in report.route):
-            return self._replay(self._ledger.reopen([report.work.lease]))
-        return self._grant(owner, 1) + self._close_if_complete()
+            return self._replay(step, ledger.reopen([report.work.lease]))
+        return self._lend(owner) + self._close_if_complete()
 
     def closed(self, peer: str, report: StepClosed) -> list[Instruction]:
         """A replica compared its books with the ledger."""
@@ -160,7 +167,7 @@ class StepLeader:
         if self.phase is not Phase.CLOSING or not self._is_current(report) or member not in self._waiting:
             return self._ignore()
         if report.missing:
-            replays = self._replay(self._ledger.reopen(report.missing))
+            replays = self._replay(self.step, self._ledger.reopen(report.missing))
             if not replays:
                 return [Lost(peer, "it misses microbatches that the ledger never gave it")]
             return self._reopen() + replays
@@ -249,10 +256,9 @@ class StepLeader:
             instructions += self._reopen()
         for owner in self._owners():
             instructions.append(Send(owner, PeersLost(term=self.term, peers=(peer,))))
-        instructions += self._replay(self._ledger.lose(peer))
-        for owner in self._owners():
-            instructions += self._grant(owner, self._first_share())
-        return instructions + self._close_if_complete()
+        for step, ledger in self._ledgers.items():
+            instructions += self._replay(step, ledger.lose(peer))
+        return instructions + self._lend_to_all() + self._close_if_complete()
 
     def returned(self, peer: str) -> bool:
         """Whether a peer that was lost may begin anew: not while the plan still counts on what it held."""
@@ -308,8 +314,28 @@ class StepLeader:
         self.round = 0
         self._failed_rounds = 0
         self._blamed.clear()
-        self._ledger = Ledger(self.global_batch, self.microbatch_tokens)
-        return [order for owner in self._owners() for order in self._grant(owner, self._first_share())]
+        self._ledgers.setdefault(self.step, self._new_ledger())
+        if self._runs_ahead():
+            self._ledgers[self.step + 1] = self._new_ledger()
+        return self._lend_to_all() + self._close_if_complete()
+
+    def _runs_ahead(self) -> bool:
+        """Whether the next step's microbatches need not wait: not where its plan may be another one."""
+        is_last = self.step + 1 == self.num_steps
+        plan_ends = self._has_lost_members or self._change.is_ready(self.step)
+        return self.staleness == 1 and not is_last and not plan_ends
+
+    def _new_ledger(self) -> Ledger:
+        return Ledger(self.global_batch, self.microbatch_tokens)
+
+    @property
+    def _ledger(self) -> Ledger:
+        """Of the step that is committed next."""
+        return self._ledgers[self.step]
+
+    def _is_open(self, step: int) -> bool:
+        """Whether microbatches of a step may be done."""
+        return self.phase is Phase.OPEN if step == self.step else self.phase not in (Phase.HALTED, Phase.FINISHED)
 
     def _close_if_complete(self) -> list[Instruction]:
         return self._close() if self.phase is Phase.OPEN and self._ledger.is_complete else []
@@ -373,6 +399,7 @@ class StepLeader:
             )
             instructions.append(Send(peer, order))
         self._applying[self.step] = _Applying(set(self._members()), {}, self.plan, checkpoint)
+        del self._ledgers[self.step]
         self.step += 1
         if self.step == self.num_steps:
             self.phase = Phase.FINISHED
@@ -391,8 +418,9 @@ class StepLeader:
 
     def _next_plan(self, grad_norm: float) -> list[Instruction]:
         """After a commit: the plan that was proposed, if everybody is ready; else the same without those who died."""
-        plan, instructions = self._change.after_commit(self.step - 1, grad_norm, self.plan)
-        if plan is self.plan and any(self.plan.groups_of(peer) for peer in self.lost):
+        may_change = not self._ledgers
+        plan, instructions = self._change.after_commit(self.step - 1, grad_norm, self.plan, may_change=may_change)
+        if plan is self.plan and may_change and self._has_lost_members:
             plan = self.plan.without(frozenset(self.lost), self.step)
         self._plan_before = self.plan
         if plan is not self.plan:
@@ -409,6 +437,10 @@ class StepLeader:
         return [Regroup(problem, stage)]
 
     @property
+    def _has_lost_members(self) -> bool:
+        return any(self.plan.groups_of(peer) for peer in self.lost)
+
+    @property
     def _has_majority(self) -> bool:
         """Of this plan's members; and of the last one's, until a step shows that this one's have taken it over."""
         plans = [plan for plan in (self.plan, self._plan_before) if plan is not None]
@@ -416,22 +448,30 @@ class StepLeader:
 
     # --- the ledger ------------------------------------------------------------------------------------------------
 
-    def _grant(self, owner: str, count: int) -> list[Instruction]:
-        leases = self._ledger.grant(owner, count)
-        if not leases:
-            return []
-        order = GrantLeases(term=self.term, plan=self.plan.number, step=self.step, leases=leases)
-        return [Send(owner, order)]
+    def _lend_to_all(self) -> list[Instruction]:
+        return [order for owner in self._owners() for order in self._lend(owner)]
 
-    def _first_share(self) -> int:
-        """Leases an owner starts with: twice its window, so that it never waits for the next, or an equal share."""
+    def _lend(self, owner: str) -> list[Instruction]:
+        """As many microbatches as an owner may have, those of the earlier step first."""
+        orders: list[Instruction] = []
+        room = self._share() - sum(ledger.outstanding(owner) for ledger in self._ledgers.values())
+        for step, ledger in self._ledgers.items():
+            leases = ledger.grant(owner, max(0, room))
+            room -= len(leases)
+            if leases:
+                order = GrantLeases(term=self.term, plan=self.plan.number, step=step, leases=leases)
+                orders.append(Send(owner, order))
+        return orders
+
+    def _share(self) -> int:
+        """Of one owner: twice its window, so that it never waits for the next, or an equal share."""
         equal = -(-self.global_batch // len(self._owners()))
         return min(2 * self.plan.window, equal)
 
-    def _replay(self, owned: dict[str, list[Work]]) -> list[Instruction]:
+    def _replay(self, step: int, owned: dict[str, list[Work]]) -> list[Instruction]:
         lost = tuple(sorted(self.lost))
         return [
-            Send(owner, ReplayWork(term=self.term, step=self.step, work=tuple(work), lost=lost))
+            Send(owner, ReplayWork(term=self.term, step=step, work=tuple(work), lost=lost))
             for owner, work in owned.items()
         ]
 

@@ -123,6 +123,7 @@ def work_of(config: RunConfig, layout: Layout, *, layer_state_bytes: int, graph_
         global_batch=batch.global_batch_microbatches,
         microbatch_tokens=config.microbatch_tokens,
         num_stages=num_stages,
+        staleness=config.schedule.staleness,
     )
 
 

@@ -241,14 +241,24 @@ class PlanChange:
             return []
         return transition.prepare(plan, lost, cursors)
 
-    def after_commit(self, step: int, grad_norm: float, plan: Plan) -> tuple[Plan, list[Instruction]]:
-        """A step was committed: the plan that holds from the next one on, and what movers are told."""
+    def is_ready(self, step: int) -> bool:
+        """Whether the plan would change at the commit of `step`."""
+        return self._transition is not None and self._transition.is_ready(step)
+
+    def after_commit(
+        self, step: int, grad_norm: float, plan: Plan, *, may_change: bool
+    ) -> tuple[Plan, list[Instruction]]:
+        """A step was committed: the plan that holds from the next one on, and what movers are told.
+
+        Args:
+            may_change: whether no microbatch is under way under the present plan.
+        """
         transition, instructions = self._transition, list[Instruction]()
         if transition is None:
             return plan, instructions
         if transition.stage is Stage.LOADING:
             instructions += transition.follow(step, grad_norm)
-        if transition.is_ready(step):
+        if may_change and transition.is_ready(step):
             self._transition = None
             return transition.plan_after(plan, step + 1), instructions
         if transition.is_hopeless(step):

@@ -173,9 +173,12 @@ class ScheduleConfig:
     """Optimizer steps of the whole run."""
     checkpoint_every_steps: int = 100
     """A checkpoint after every so many steps, and one after the last."""
+    staleness: int = 0
+    """0: every gradient is of the newest weights. 1: of those one step before, so that nobody waits at a step's end."""
 
     def __post_init__(self) -> None:
         _positive("schedule", steps=self.steps, checkpoint_every_steps=self.checkpoint_every_steps)
+        _require(self.staleness in (0, 1), f"schedule.staleness is {self.staleness}", "set it to 0 or 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from swarm.data.shards import Shard
 from swarm.data.tokenizer import load_tokenizer
 from swarm.errors import CheckpointMissing, RunError
 from swarm.training.checkpoint import CheckpointReader, newest_checkpoint
-from swarm.training.reference import LedgerItem, replay
+from swarm.training.reference import LedgerItem, LedgerStep, replay
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,12 @@ def compare(
     }
     seeds = {peer: shard.sampling_seed(config.seed) for peer, shard in opened.items()}
 
-    def ledger() -> Iterator[list[LedgerItem]]:
+    def ledger() -> Iterator[LedgerStep]:
         for step in seen:
-            yield [LedgerItem(opened[work.owner].train_tokens, seeds[work.owner], work.cursor) for work in step.work]
+            yield LedgerStep(
+                step.plan,
+                [LedgerItem(opened[work.owner].train_tokens, seeds[work.owner], work.cursor) for work in step.work],
+            )
 
     reference = replay(config, ledger(), threads=1)
     losses = [

@@ -1,14 +1,17 @@
 """What a run should have computed: one process that replays a ledger on the unsliced model.
 
 It shares the swarm's initial weights, sampler, gradient sums, clipping and optimizer, and nothing else: no slices, no
-routes, no rounds. A run is exact if its losses and weights equal these up to rounding.
+routes, no rounds, no copies of weights for steps that run at once. A run is exact if its losses and weights equal these
+up to rounding.
+
+With staleness 1 a step's gradient is of the weights before the newest; the first step of a plan is on the newest.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +37,16 @@ class LedgerItem:
     """Of the owner's order: `Shard.sampling_seed`."""
     cursor: int
     """As the ledger recorded it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LedgerStep:
+    """One step."""
+
+    plan: int
+    """Number of the plan that it ran under."""
+    items: Sequence[LedgerItem]
+    """Its global batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +82,17 @@ class _WholeModel(Stage):
 
     def __init__(self, config: RunConfig, device: Device) -> None:
         self.model = build_full(config)
-        super().__init__(config, device, self.model)
+        super().__init__(replace(config, schedule=replace(config.schedule, staleness=0)), device, self.model)
+
+    def weights(self) -> list[Tensor]:
+        """A copy."""
+        return [parameter.detach().clone() for _, parameter in self._named]
+
+    def put(self, weights: Sequence[Tensor]) -> None:
+        """What `weights` gave; the optimizer's memory stays."""
+        with torch.no_grad():
+            for (_, parameter), values in zip(self._named, weights, strict=True):
+                parameter.copy_(values)
 
     def count(self, item: LedgerItem) -> float:
         """Add a microbatch's gradient to the sums.
@@ -84,13 +107,13 @@ class _WholeModel(Stage):
         torch.autograd.backward(total)
         return float(total.detach())
 
-    def _forget(self) -> None:
+    def _forget(self, step: int) -> None:
         """No boundaries, so none to forget."""
 
 
 def replay(
     config: RunConfig,
-    ledger: Iterable[Sequence[LedgerItem]],
+    ledger: Iterable[LedgerStep],
     threads: int,
     on_step: Callable[[ReplayedStep], None] | None = None,
     device: str = "auto",
@@ -99,7 +122,7 @@ def replay(
 
     Args:
         config: of the run; the loop ends with the ledger, whatever the schedule says.
-        ledger: the microbatches of one step after the other, from step 0.
+        ledger: one step after the other, from step 0.
         threads: of this process's matrix products; set for the whole process.
         on_step: called after every step.
         device: as `NodeConfig.device`.
@@ -110,8 +133,14 @@ def replay(
     torch.set_num_threads(threads)
     whole = _WholeModel(config, Device(device, config.numerics.precision))
     steps: list[ReplayedStep] = []
-    for step, items in enumerate(ledger):
-        replayed = _step(whole, step, items)
+    plan = 0
+    before = whole.weights() if config.schedule.staleness else []
+    for step, entry in enumerate(ledger):
+        newest = whole.weights() if config.schedule.staleness else []
+        if before and entry.plan == plan:
+            whole.put(before)
+        replayed = _step(whole, step, entry.items, newest)
+        plan, before = entry.plan, newest
         steps.append(replayed)
         if on_step is not None:
             on_step(replayed)
@@ -119,10 +148,13 @@ def replay(
     return Reference(tuple(steps), whole.model)
 
 
-def _step(whole: _WholeModel, step: int, items: Sequence[LedgerItem]) -> ReplayedStep:
+def _step(whole: _WholeModel, step: int, items: Sequence[LedgerItem], newest: Sequence[Tensor]) -> ReplayedStep:
+    """Gradient on the weights that are there, applied to the newest ones, where those are others."""
     losses = [whole.count(item) for item in items]
     tokens = len(items) * whole.config.microbatch_tokens
-    averaged = whole.mean_gradient(tokens)
+    averaged = whole.mean_gradient(step, tokens)
     grad_norm = math.sqrt(square_norm_of(averaged))
+    if newest:
+        whole.put(newest)
     whole.apply(step, averaged, grad_norm)
     return ReplayedStep(step=step, tokens=tokens, mean_loss=math.fsum(losses) / tokens, grad_norm=grad_norm)

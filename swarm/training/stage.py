@@ -2,12 +2,19 @@
 
 Gradients are sums over tokens, accumulated in `grad`; they are divided once, when a round is prepared. Graphs of
 forwards are kept until their backward: nothing is computed twice. All methods run on the compute thread.
+
+With staleness 1 the microbatches of two steps run at once, each on the weights of one step before its own: two copies
+of the weights, with gradient sums of their own, stand beside the newest weights, which the optimizer works on. A step
+uses the copy of its parity; the commit of a step puts the new weights into that step's copy, for the step after next.
+Source: PipeDream-2BW (Narayanan et al., 2021), section 3.1.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import safetensors.torch
 import torch
@@ -16,7 +23,7 @@ from torch import Tensor, nn
 from swarm.config import RunConfig
 from swarm.errors import CheckpointCorrupt
 from swarm.model.parts import Kind, split_into_parts
-from swarm.model.slices import build_ends, build_trunk_slice, named_global_parameters
+from swarm.model.slices import Ends, build_ends, build_trunk_slice, named_global_parameters
 from swarm.model.spans import LayerSpan
 from swarm.training.device import Device
 from swarm.training.optimizer import apply, build_optimizer, load_state_tensors, state_tensors
@@ -24,11 +31,15 @@ from swarm.wire.digest import digest_of
 from swarm.wire.messages import Lease, Work
 
 
+T = TypeVar("T")
+_Key = tuple[int, Lease]
+"""A microbatch of a step."""
+
+
 @dataclass(slots=True)
 class _Graph:
     """A forward that waits for its backward."""
 
-    work: Work
     hidden: Tensor
     output: Tensor
 
@@ -57,28 +68,39 @@ class Stage:
     def __init__(self, config: RunConfig, device: Device, module: nn.Module) -> None:
         self.config = config
         self.device = device
-        self.module = module.to(device.torch_device)
-        self._named = named_global_parameters(self.module)
+        newest = module.to(device.torch_device)
+        self._named = named_global_parameters(newest)
         self._optimizer = build_optimizer(config.optimizer, self._named)
+        self._modules = [newest]
+        if config.schedule.staleness:
+            self._modules = [copy.deepcopy(newest) for _ in range(1 + config.schedule.staleness)]
 
     @property
-    def parameter_bytes(self) -> int:
-        """Of the weights alone."""
-        return sum(parameter.nbytes for _, parameter in self._named)
+    def training_bytes(self) -> int:
+        """Of weights, gradients and the optimizer, for every step that runs at once."""
+        weights_bytes = sum(parameter.nbytes for _, parameter in self._named)
+        optimizer_bytes = sum(tensor.nbytes for tensor in state_tensors(self._optimizer).values())
+        copies = len(self._modules) if self._are_copies else 0
+        return 2 * (1 + copies) * weights_bytes + optimizer_bytes
 
-    @property
-    def optimizer_bytes(self) -> int:
-        """Of what the optimizer remembers, so far."""
-        return sum(tensor.nbytes for tensor in state_tensors(self._optimizer).values())
+    def module(self, step: int) -> nn.Module:
+        """What the microbatches of a step run on."""
+        return self._modules[step % len(self._modules)]
 
-    def mean_gradient(self, tokens: int) -> list[Tensor]:
-        """The accumulated sums over `tokens` tokens, divided by them; zeros where nothing was counted.
+    def align(self) -> None:
+        """Every step that may begin now runs on the newest weights; nothing is under way."""
+        if self._are_copies:
+            for step in range(len(self._modules)):
+                self._renew(step)
+
+    def mean_gradient(self, step: int, tokens: int) -> list[Tensor]:
+        """The sums that a step accumulated over `tokens` tokens, divided by them; zeros where nothing was counted.
 
         Returns:
             One fp32 CPU tensor a parameter; new memory.
         """
         means = []
-        for _, parameter in self._named:
+        for parameter in self._parameters(step):
             if parameter.grad is None or tokens == 0:
                 means.append(torch.zeros(parameter.shape))
             else:
@@ -86,7 +108,7 @@ class Stage:
         return means
 
     def apply(self, step: int, averaged: Sequence[Tensor], grad_norm: float) -> None:
-        """Take one optimizer step with the group's averaged gradient and start counting from zero.
+        """Take one optimizer step with the group's averaged gradient and forget the step's microbatches.
 
         Args:
             step: number of the step, from 0.
@@ -96,12 +118,28 @@ class Stage:
         for (_, parameter), gradient in zip(self._named, averaged, strict=True):
             parameter.grad = gradient.to(parameter.device).reshape(parameter.shape)
         apply(self._optimizer, self.config.optimizer, self.config.schedule, step, grad_norm)
-        self._forget()
+        self.reset(step)
+        if self._are_copies:
+            self._renew(step)
 
-    def reset(self) -> None:
-        """Drop every gradient and boundary of the step: nothing is counted any more."""
-        self._optimizer.zero_grad(set_to_none=True)
-        self._forget()
+    def reset(self, step: int) -> None:
+        """Drop every gradient and boundary of a step: nothing of it is counted any more."""
+        for parameter in self._parameters(step):
+            parameter.grad = None
+        self._forget(step)
+
+    @property
+    def _are_copies(self) -> bool:
+        return len(self._modules) > 1
+
+    def _parameters(self, step: int) -> list[nn.Parameter]:
+        """In the order of the newest weights."""
+        return [parameter for _, parameter in named_global_parameters(self.module(step))]
+
+    def _renew(self, step: int) -> None:
+        with torch.no_grad():
+            for parameter, (_, newest) in zip(self._parameters(step), self._named, strict=True):
+                parameter.copy_(newest)
 
     def digest(self) -> str:
         """SHA-256 over the weights' bytes, hex; may run beside forwards and backwards, which leave weights alone."""
@@ -142,8 +180,9 @@ class Stage:
             for name, parameter in self._named:
                 parameter.copy_(_of_shape(weights, name, parameter))
         load_state_tensors(self._optimizer, state)
+        self.align()
 
-    def _forget(self) -> None:
+    def _forget(self, step: int) -> None:
         raise NotImplementedError
 
 
@@ -160,8 +199,8 @@ class TrunkStage(Stage):
         self.num_layers = span.num_layers
         self._keep_bytes = keep_bytes
         self._kept_bytes = 0
-        self._graphs: dict[Lease, _Graph] = {}
-        self._kept: dict[Lease, _Kept] = {}
+        self._graphs: dict[_Key, _Graph] = {}
+        self._kept: dict[_Key, _Kept] = {}
 
     def forward(self, work: Work, hidden: Tensor) -> Tensor:
         """Compute the span and keep its graph, which replaces that of an earlier attempt.
@@ -173,8 +212,8 @@ class TrunkStage(Stage):
             The next boundary activation, same shape, fp32, CPU.
         """
         with self.device.pace(self.num_layers, backward=False):
-            hidden, output = self._run(hidden)
-            self._graphs[work.lease] = _Graph(work, hidden, output)
+            hidden, output = self._run(work.step, hidden)
+            self._graphs[work.step, work.lease] = _Graph(hidden, output)
             return output.detach().float().cpu()
 
     def backward(self, work: Work, gradient: Tensor, *, count: bool) -> Tensor:
@@ -186,52 +225,56 @@ class TrunkStage(Stage):
         Returns:
             Gradient of the input, same shape, fp32, CPU.
         """
-        graph = self._graphs.pop(work.lease)
+        graph = self._graphs.pop((work.step, work.lease))
         with self.device.pace(self.num_layers, backward=True):
             input_gradient = _backward(graph.output, graph.hidden, gradient, count=count)
             if count:
-                self._keep(work.lease, graph.hidden.detach(), gradient)
+                self._keep(work, graph.hidden.detach(), gradient)
             return input_gradient.float().cpu()
 
-    def retract(self, leases: Iterable[Lease]) -> bool:
-        """Take counted microbatches out of the sums by computing them again with the opposite sign.
+    def retract(self, step: int, leases: Iterable[Lease]) -> bool:
+        """Take counted microbatches of a step out of the sums by computing them again with the opposite sign.
 
         Returns:
             False where a boundary is no longer kept; the caller resets.
         """
         for lease in leases:
-            kept = self._kept.pop(lease, None)
+            kept = self._kept.pop((step, lease), None)
             if kept is None:
                 return False
             self._kept_bytes -= kept.num_bytes
-            hidden, output = self._run(kept.hidden)
+            hidden, output = self._run(step, kept.hidden)
             _backward(output, hidden, -kept.gradient, count=True)
         return True
 
-    def _run(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def _run(self, step: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
         hidden = hidden.to(self.device.torch_device).requires_grad_()
         with self.device.autocast():
-            return hidden, self.module(hidden)
+            return hidden, self.module(step)(hidden)
 
-    def _keep(self, lease: Lease, hidden: Tensor, gradient: Tensor) -> None:
+    def _keep(self, work: Work, hidden: Tensor, gradient: Tensor) -> None:
         kept = _Kept(hidden.cpu(), gradient)
         if self._kept_bytes + kept.num_bytes <= self._keep_bytes:
-            self._kept[lease] = kept
+            self._kept[work.step, work.lease] = kept
             self._kept_bytes += kept.num_bytes
 
-    def _forget(self) -> None:
-        self._graphs.clear()
-        self._kept.clear()
-        self._kept_bytes = 0
+    def _forget(self, step: int) -> None:
+        _drop(self._graphs, step)
+        self._kept_bytes -= sum(kept.num_bytes for kept in _drop(self._kept, step))
 
 
 class EndsStage(Stage):
     """An owner's front and back: everything that sees text."""
 
     def __init__(self, config: RunConfig, device: Device) -> None:
-        self.ends = build_ends(config)
-        super().__init__(config, device, self.ends)
-        self._fronts: dict[Lease, Tensor] = {}
+        super().__init__(config, device, build_ends(config))
+        self._fronts: dict[_Key, Tensor] = {}
+
+    def ends(self, step: int) -> Ends:
+        """What the microbatches of a step run on."""
+        module = self.module(step)
+        assert isinstance(module, Ends)
+        return module
 
     def front(self, work: Work, token_ids: Tensor) -> Tensor:
         """Embedding and first layers.
@@ -243,11 +286,11 @@ class EndsStage(Stage):
             The first boundary activation, [sequences, tokens, hidden], fp32, CPU.
         """
         with self.device.autocast():
-            output = self.ends.front(token_ids.to(self.device.torch_device))
-        self._fronts[work.lease] = output
+            output = self.ends(work.step).front(token_ids.to(self.device.torch_device))
+        self._fronts[work.step, work.lease] = output
         return output.detach().float().cpu()
 
-    def back(self, hidden: Tensor, labels: Tensor, *, count: bool) -> tuple[float, Tensor]:
+    def back(self, work: Work, hidden: Tensor, labels: Tensor, *, count: bool) -> tuple[float, Tensor]:
         """Last layers, head and loss, forward and backward; with `count`, also add to the gradient sums.
 
         Args:
@@ -259,18 +302,23 @@ class EndsStage(Stage):
         """
         hidden = hidden.to(self.device.torch_device).requires_grad_()
         with self.device.autocast():
-            loss_sum = self.ends.back(hidden, labels.to(self.device.torch_device))
+            loss_sum = self.ends(work.step).back(hidden, labels.to(self.device.torch_device))
         gradient = _backward(loss_sum, hidden, None, count=count)
         return float(loss_sum.detach()), gradient.float().cpu()
 
     def front_backward(self, work: Work, gradient: Tensor, *, count: bool) -> None:
         """The end of a microbatch's way: add the front's gradient to the sums, if it counts."""
-        output = self._fronts.pop(work.lease)
+        output = self._fronts.pop((work.step, work.lease))
         if count:
             torch.autograd.backward(output, gradient.to(output.device))
 
-    def _forget(self) -> None:
-        self._fronts.clear()
+    def _forget(self, step: int) -> None:
+        _drop(self._fronts, step)
+
+
+def _drop(tensors: dict[_Key, T], step: int) -> list[T]:
+    """Forget what is of a step; what that was."""
+    return [tensors.pop(key) for key in [key for key in tensors if key[0] == step]]
 
 
 def _backward(output: Tensor, hidden: Tensor, gradient: Tensor | None, *, count: bool) -> Tensor:

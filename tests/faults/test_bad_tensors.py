@@ -281,7 +281,7 @@ def test_values_that_are_not_finite_are_not_counted(
             await rig.send(Activation, test_repeats.WORK, 0)
         await rig.send(BoundaryGradient, test_repeats.WORK, 0)
         assert rig.host.computed_tokens == test_repeats.NUM_TOKENS
-        found = rig.stage.mean_gradient(test_repeats.NUM_TOKENS)
+        found = rig.stage.mean_gradient(0, test_repeats.NUM_TOKENS)
         assert all(torch.equal(one, other) for one, other in zip(found, test_repeats.counted_once(), strict=True))
         await rig.host.close()
         for endpoint in net.endpoints:

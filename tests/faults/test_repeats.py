@@ -44,7 +44,7 @@ def counted_once() -> list[torch.Tensor]:
     single = stage()
     single.forward(WORK, HIDDEN)
     single.backward(WORK, GRADIENT, count=True)
-    return single.mean_gradient(NUM_TOKENS)
+    return single.mean_gradient(0, NUM_TOKENS)
 
 
 class Rig:
@@ -119,7 +119,7 @@ def test_a_microbatch_and_a_gradient_replayed_a_hundred_times_are_counted_once(t
             await rig.send(BoundaryGradient, again, 0)
         assert rig.came_home.empty()
         assert rig.host.computed_tokens == NUM_TOKENS
-        found = rig.stage.mean_gradient(NUM_TOKENS)
+        found = rig.stage.mean_gradient(0, NUM_TOKENS)
         assert all(torch.equal(one, other) for one, other in zip(found, counted_once(), strict=True))
         await rig.host.close()
         for endpoint in net.endpoints:

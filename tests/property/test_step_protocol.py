@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,20 +17,31 @@ from tests.support.world import World
     owners=st.integers(1, 3),
     batch=st.integers(1, 9),
     deaths=st.integers(0, 3),
+    staleness=st.integers(0, 1),
 )
 def test_every_group_counts_every_microbatch_once(
-    seed: int, stages: int, replicas: int, owners: int, batch: int, deaths: int
+    seed: int, stages: int, replicas: int, owners: int, batch: int, deaths: int, staleness: int
 ) -> None:
-    world = World(seed, stages=stages, replicas=replicas, owners=owners, batch=batch, steps=4, deaths=deaths)
+    world = World(
+        seed,
+        stages=stages,
+        replicas=replicas,
+        owners=owners,
+        batch=batch,
+        steps=4,
+        deaths=deaths,
+        staleness=staleness,
+    )
     world.run()
     assert world.halted is None, world.halted
     world.check_end()
 
 
-def test_the_faults_really_fire() -> None:
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_the_faults_really_fire(staleness: int) -> None:
     fired: Counter[str] = Counter()
     for seed in range(40):
-        world = World(seed, stages=2, replicas=3, owners=2, batch=8, steps=6, deaths=3)
+        world = World(seed, stages=2, replicas=3, owners=2, batch=8, steps=6, deaths=3, staleness=staleness)
         world.run()
         world.check_end()
         fired += world.fired
@@ -55,18 +67,32 @@ def test_the_faults_really_fire() -> None:
     replicas=st.integers(1, 3),
     owners=st.integers(1, 2),
     deaths=st.integers(0, 2),
+    staleness=st.integers(0, 1),
 )
-def test_plans_change_under_way(seed: int, stages: int, replicas: int, owners: int, deaths: int) -> None:
-    world = World(seed, stages=stages, replicas=replicas, owners=owners, batch=6, steps=10, deaths=deaths, changes=4)
+def test_plans_change_under_way(
+    seed: int, stages: int, replicas: int, owners: int, deaths: int, staleness: int
+) -> None:
+    world = World(
+        seed,
+        stages=stages,
+        replicas=replicas,
+        owners=owners,
+        batch=6,
+        steps=10,
+        deaths=deaths,
+        changes=4,
+        staleness=staleness,
+    )
     world.run()
     assert world.halted is None, world.halted
     world.check_end()
 
 
-def test_plan_changes_really_happen() -> None:
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_plan_changes_really_happen(staleness: int) -> None:
     fired: Counter[str] = Counter()
     for seed in range(40):
-        world = World(seed, stages=2, replicas=3, owners=2, batch=8, steps=12, deaths=3, changes=5)
+        world = World(seed, stages=2, replicas=3, owners=2, batch=8, steps=12, deaths=3, changes=5, staleness=staleness)
         world.run()
         world.check_end()
         fired += world.fired

@@ -18,9 +18,18 @@ from tests.support.world_turnover import TurnoverWorld
     deaths=st.integers(0, 2),
     changes=st.sampled_from([0, 0, 3]),
     turnovers=st.integers(1, 4),
+    staleness=st.integers(0, 1),
 )
 def test_no_step_is_lost_or_applied_twice(
-    seed: int, stages: int, replicas: int, owners: int, batch: int, deaths: int, changes: int, turnovers: int
+    seed: int,
+    stages: int,
+    replicas: int,
+    owners: int,
+    batch: int,
+    deaths: int,
+    changes: int,
+    turnovers: int,
+    staleness: int,
 ) -> None:
     world = TurnoverWorld(
         seed,
@@ -32,6 +41,7 @@ def test_no_step_is_lost_or_applied_twice(
         steps=8,
         deaths=deaths,
         changes=changes,
+        staleness=staleness,
     )
     world.run()
     assert world.halted is None, world.halted
@@ -42,7 +52,16 @@ def test_the_turnovers_really_happen() -> None:
     fired: Counter[str] = Counter()
     for seed in range(60):
         world = TurnoverWorld(
-            seed, turnovers=4, stages=2, replicas=3, owners=2, batch=6, steps=8, deaths=2, changes=seed % 3
+            seed,
+            turnovers=4,
+            stages=2,
+            replicas=3,
+            owners=2,
+            batch=6,
+            steps=8,
+            deaths=2,
+            changes=seed % 3,
+            staleness=seed % 2,
         )
         world.run()
         world.check_end()
@@ -58,5 +77,6 @@ def test_the_turnovers_really_happen() -> None:
         "report between leaders",
         "started over",
         "killed",
+        "ran ahead",
     ):
         assert fired[kind] > 0, f"{kind} never happened: {fired}"

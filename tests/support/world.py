@@ -50,8 +50,10 @@ class World(Members):
         steps: int,
         deaths: int,
         changes: int = 0,
+        staleness: int = 0,
     ):
         self.random = random.Random(seed)
+        self.staleness = staleness
         self.deaths_left = deaths
         self.changes_left = changes
         self.fired: Counter[str] = Counter()
@@ -60,7 +62,10 @@ class World(Members):
         self.num_layers = 2 * stages
         self.members = {
             name: Member(
-                name, Replica(group, 1, 0), plan.span_of(group), Window(name, plan, 0, 0) if group == stages else None
+                name,
+                Replica(group, 1, 0, staleness),
+                plan.span_of(group),
+                Window(name, plan, 0, 0, staleness) if group == stages else None,
             )
             for group, names in enumerate(plan.groups)
             for name in names
@@ -70,7 +75,7 @@ class World(Members):
                 self.members[name] = Member(name, None, ENDS)
         self.plan = plan
         self.leader_name = "leader-1"
-        self.leader = StepLeader(plan, 1, batch, TOKENS, 0, steps, 3)
+        self.leader = StepLeader(plan, 1, batch, TOKENS, 0, steps, 3, staleness=staleness)
         self.queues: dict[tuple[str, str], deque[object]] = {}
         self.rounds: dict[tuple[int, int, int, int], dict[str, dict[Lease, int]]] = {}
         self.records: list[Record] = []

@@ -45,6 +45,8 @@ TOKENS = 8
 T = TypeVar("T")
 
 Average = frozenset[tuple[Lease, int]]
+Contributions = dict[tuple[int, Lease], int]
+"""Step and lease to cursor."""
 
 
 @dataclass
@@ -79,9 +81,11 @@ class Member:
     span: Span
     window: Window | None = None
     plan: int = 1
+    first_step: int = 0  # of that plan
     waiting: list[object] = field(default_factory=list)
-    contributions: dict[Lease, int] = field(default_factory=dict)  # lease -> cursor: what the accumulator holds
-    back_contributions: dict[Lease, int] = field(default_factory=dict)  # of an owner: what its back's sums hold
+    contributions: Contributions = field(default_factory=dict)  # what the accumulators hold
+    back_contributions: Contributions = field(default_factory=dict)  # of an owner: what its back's sums hold
+    versions: list[int] = field(default_factory=lambda: [0, 0])  # of the weights that even and odd steps run on
     round_members: tuple[str, ...] = ()
     average: Average | None = None
     weights: list[Average] = field(default_factory=list)
@@ -109,6 +113,7 @@ class Members:
     random: random.Random
     queues: dict[tuple[str, str], deque[object]]
     rounds: dict[tuple[int, int, int, int], dict[str, dict[Lease, int]]]
+    staleness: int
     cursors: dict[tuple[str, int, Lease], int]
     plan_numbers: dict[tuple[str, int], int]
 
@@ -198,18 +203,20 @@ class Members:
         load = member.load
         if not spans:
             member.replica = member.window = None
+            member.contributions.clear()
+            member.back_contributions.clear()
         elif member.replica is None or member.span not in spans:
             if load is None or load.span not in spans or load.weights is None or len(load.weights) < plan.first_step:
                 return
-            assert not member.contributions
             (member.span,) = spans
             group = plan.group_of(member.span)
             assert group is not None
-            member.replica = Replica(group, plan.number, plan.first_step)
+            member.replica = Replica(group, plan.number, plan.first_step, self.staleness)
             member.weights = list(load.weights)
             member.base, member.key, member.journaled = len(load.weights), NO_ROUND, None
             cursor = load.order.next_cursor
-            member.window = Window(member.name, plan, plan.first_step, cursor) if member.span == ENDS else None
+            window = Window(member.name, plan, plan.first_step, cursor, self.staleness)
+            member.window = window if member.span == ENDS else None
             self.fired["span changed"] += 1
         else:
             group = plan.group_of(member.span)
@@ -217,9 +224,11 @@ class Members:
             member.replica.adopt(plan.number, group)
             if member.window is not None:
                 member.window.adopt(plan)
+        assert not member.contributions, "two plans mixed in a step"
         member.load = None
         member.adopting = None
-        member.plan = plan.number
+        member.plan, member.first_step = plan.number, plan.first_step
+        member.versions = [plan.first_step] * 2
         self.wake(member)
 
     # --- orders ----------------------------------------------------------------------------------------------------
@@ -283,18 +292,20 @@ class Members:
             return
         for lease in closing.retract:
             self.fired["retracted"] += 1
-            del member.contributions[lease]
+            del member.contributions[order.step, lease]
         if closing.missing:
             self.fired["missing at close"] += 1
         else:
             member.round_members = order.members
             member.record = order.record
             key = (order.term, order.step, order.stage, order.round)
-            self.rounds.setdefault(key, {})[member.name] = dict(member.contributions)
+            counted = _of(order.step, member.contributions)
+            self.rounds.setdefault(key, {})[member.name] = counted
             assert order.plan == member.plan, "two plans mixed in a step"
             if member.window is not None:
-                assert member.back_contributions == member.contributions, "front and back counted different things"
-            assert order.tokens[order.members.index(member.name)] == TOKENS * len(member.contributions)
+                back = _of(order.step, member.back_contributions)
+                assert back == counted, "front and back counted different things"
+            assert order.tokens[order.members.index(member.name)] == TOKENS * len(counted)
         self.send(
             member.name,
             member.allegiance.leader,
@@ -338,8 +349,10 @@ class Members:
         member.key = RoundKey(order.term, order.round)
         assert member.journaled is not None
         member.records[order.step] = member.journaled
-        member.contributions.clear()
-        member.back_contributions.clear()
+        member.versions[order.step % 2] = order.step + 1
+        for contributions in (member.contributions, member.back_contributions):
+            for lease in _of(order.step, contributions):
+                del contributions[order.step, lease]
         if member.window is not None:
             member.window.committed(order.step)
         if not order.share_average:
@@ -368,7 +381,16 @@ class Members:
                 self.fired[f"owner's own {verdict}"] += 1
                 member.window.put_back(admission.work)
                 return
+            self.check_weights(member, admission.work.step)
             self.forward(member, admission.work, 0, member.name, admission.route)
+
+    def check_weights(self, member: Member, step: int) -> None:
+        """A step runs on the newest weights, or with staleness 1 on those before, but for the first of a plan."""
+        if not self.staleness:
+            assert len(member.weights) == step
+            return
+        assert member.versions[step % 2] == (step if step == member.first_step else step - 1)
+        self.fired["ran ahead"] += step > len(member.weights)
 
     def frame(self, kind: type, work: Work, stage: int, owner: str, route: tuple[str, ...]) -> BoundaryTensor:
         plan = self.plan_numbers[owner, work.step]
@@ -399,10 +421,12 @@ class Members:
         if verdict is Verdict.WAIT:
             member.waiting.append(frame)
         elif verdict is Verdict.COMPUTE:
+            self.check_weights(member, frame.work.step)
             self.forward(member, frame.work, frame.stage + 1, frame.owner, frame.route)
         elif verdict in (Verdict.COUNT, Verdict.ANSWER):
             if verdict is Verdict.COUNT:
-                member.contributions[frame.work.lease] = self.cursors[frame.owner, frame.work.step, frame.work.lease]
+                key = frame.work.step, frame.work.lease
+                member.contributions[key] = self.cursors[frame.owner, *key]
             else:
                 self.fired["answered from the books"] += 1
             self.backward(member, frame.work, frame.stage - 1, frame.owner, frame.route)
@@ -415,21 +439,22 @@ class Members:
         cursor = window.cursor_of(frame.work)
         if cursor is None or not window.is_wanted(frame.plan, frame.work, frame.route):
             return
+        key = frame.work.step, frame.work.lease
         if isinstance(frame, Activation):
             verdict = member.replica.turn(frame.plan, frame.work)
             if verdict not in (Verdict.COUNT, Verdict.ANSWER):
                 return
             if verdict is Verdict.COUNT:
-                assert frame.work.lease not in member.back_contributions
-                member.back_contributions[frame.work.lease] = cursor
+                assert key not in member.back_contributions
+                member.back_contributions[key] = cursor
             self.backward(member, frame.work, len(frame.route) - 1, member.name, frame.route)
             return
         verdict = member.replica.backward(frame.plan, frame.work)
         if verdict not in (Verdict.COUNT, Verdict.ANSWER):
             return
-        assert frame.work.lease in member.back_contributions
+        assert key in member.back_contributions
         if verdict is Verdict.COUNT:
-            member.contributions[frame.work.lease] = cursor
+            member.contributions[key] = cursor
         route = window.complete(frame.work)
         assert route == frame.route
         self.send(
@@ -437,3 +462,7 @@ class Members:
             member.allegiance.leader,
             MicrobatchDone(work=frame.work, route=frame.route, tokens=TOKENS, loss_sum=1.0, cursor=cursor),
         )
+
+
+def _of(step: int, contributions: Contributions) -> dict[Lease, int]:
+    return {lease: cursor for (other, lease), cursor in contributions.items() if other == step}

@@ -252,6 +252,7 @@ class TurnoverWorld(World):
             self.leader.num_steps,
             self.leader.checkpoint_every_steps,
             cursors,
+            staleness=self.staleness,
         )
 
     def on_ready(self, peer: str, report: GroupLoaded) -> None:

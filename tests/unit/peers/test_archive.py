@@ -36,7 +36,7 @@ async def train(archive: Archive, stage: TrunkStage, steps: int, *, commit_last:
     digests = [stage.digest()]
     for step in range(steps):
         torch.manual_seed(step)
-        average = [torch.randn_like(each) for each in stage.mean_gradient(0)]
+        average = [torch.randn_like(each) for each in stage.mean_gradient(step, 0)]
         key = RoundKey(1, step + 1)
         files = stage.gradient_files(average)
         await archive.averaged(SPAN, step, key, files, square_norm_of(average), f"ledger {step}".encode())

@@ -125,10 +125,51 @@ def test_frames_are_refused_while_the_step_is_not_open(make: object) -> None:
 
 def test_a_reset_counts_from_zero() -> None:
     books = closed()
-    books.reset()
+    books.reset(5)
     assert books.state is State.OPEN
     assert not books.is_counted(A)
     assert books.forward(1, Work(5, A, 0)) is Verdict.COMPUTE
+
+
+# --- staleness 1 -----------------------------------------------------------------------------------------------------
+
+
+def ahead() -> Replica:
+    """Closed in step 5, with A of step 6 counted meanwhile."""
+    books = Replica(0, 1, 5, staleness=1)
+    assert books.close(close()) == Closing((), ())
+    assert books.forward(1, Work(6, A, 0)) is Verdict.COMPUTE
+    assert books.backward(1, Work(6, A, 0)) is Verdict.COUNT
+    return books
+
+
+def test_the_next_step_is_counted_in_every_state() -> None:
+    books = ahead()
+    assert books.state is State.CLOSED
+    assert not books.is_counted(A), "that is of the next step"
+    assert books.forward(1, Work(5, B, 0)) is Verdict.REFUSE
+    assert books.forward(1, Work(7, B, 0)) is Verdict.WAIT
+
+
+def test_what_ran_ahead_is_in_the_books_after_the_commit() -> None:
+    books = ahead()
+    assert books.go(go())
+    assert books.reduced(1)
+    assert books.commit(commit())
+    assert books.is_counted(A)
+    assert books.backward(1, Work(6, A, 0)) is Verdict.REFUSE
+    assert books.forward(1, Work(7, A, 0)) is Verdict.COMPUTE, "books of its own"
+
+
+def test_each_step_is_reset_by_itself() -> None:
+    books = ahead()
+    books.reset(6)
+    assert books.state is State.CLOSED
+    assert books.forward(1, Work(6, A, 0)) is Verdict.COMPUTE
+    books.reset(4)
+    assert books.state is State.CLOSED
+    books.reset(5)
+    assert books.state is State.OPEN
 
 
 # --- CloseStep -------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from swarm.errors import ShardTooSmall
 from swarm.model.spans import LayerSpan
 from swarm.training.device import Device
 from swarm.training.evaluate import loss_sum, validation_loss
-from swarm.training.reference import LedgerItem, Reference, replay
+from swarm.training.reference import LedgerItem, LedgerStep, Reference, replay
 from swarm.training.stage import EndsStage, TrunkStage
 from swarm.wire.messages import Lease, Work
 from tests.support.tiny_models import run_config
@@ -67,7 +67,7 @@ class HandDriven:
         hidden = ends.front(work, ids)
         for host in hosts:
             hidden = host.forward(work, hidden)
-        loss, gradient = ends.back(hidden, labels, count=counts[-1])
+        loss, gradient = ends.back(work, hidden, labels, count=counts[-1])
         for host, count in reversed(list(zip(hosts, counts[:-1], strict=True))):
             gradient = host.backward(work, gradient, count=count)
         ends.front_backward(work, gradient, count=counts[-1])
@@ -77,7 +77,7 @@ class HandDriven:
         """Average every group by tokens, clip by the norm of all, apply; replicas must stay equal."""
         averages = []
         for replicas, counted in zip([*self.spans, self.ends], tokens, strict=True):
-            means = [stage.mean_gradient(count) for stage, count in zip(replicas, counted, strict=True)]
+            means = [stage.mean_gradient(step, count) for stage, count in zip(replicas, counted, strict=True)]
             total = sum(counted)
             averages.append([(a * counted[0] + b * counted[1]) / total for a, b in zip(*means, strict=True)])
         norm = math.sqrt(sum(float(gradient.double().square().sum()) for group in averages for gradient in group))
@@ -93,8 +93,8 @@ class HandDriven:
         }
 
 
-def _ledger() -> list[list[LedgerItem]]:
-    """Four steps of four microbatches: two an owner in even steps, three and one in odd ones."""
+def _ledger() -> list[LedgerStep]:
+    """Under two plans, four steps of four microbatches: two an owner in even steps, three and one in odd ones."""
     random = np.random.default_rng(1)
     shards = [random.integers(0, 256, 700, dtype=np.uint16) for _ in range(2)]
     cursors = [0, 0]
@@ -105,34 +105,58 @@ def _ledger() -> list[list[LedgerItem]]:
             owner = number % 2 if step % 2 == 0 else int(number == 3)
             items.append(LedgerItem(shards[owner], FIRST_SEED + owner, cursors[owner]))
             cursors[owner] += 1
-        ledger.append(items)
+        ledger.append(LedgerStep(1 + step // 3, items))
     return ledger
 
 
-def _drive(config: RunConfig, ledger: list[list[LedgerItem]]) -> Figures:
-    """Plain microbatches, one that counts twice and is retracted, and one that is answered without counting."""
+def _drive(config: RunConfig, ledger: list[LedgerStep]) -> Figures:
+    """Steps one after the other; with staleness 1 the half of each is sent before the step before it is finished."""
     hand = HandDriven(config)
-    size = config.microbatch_tokens
     losses, norms = [], []
-    for step, items in enumerate(ledger):
-        total, tokens = 0.0, [[0, 0], [0, 0], [0, 0]]
-        for number, item in enumerate(items):
-            route = [number % 2, (number + step) % 2]
-            total += hand.send(Work(step, Lease(number, 0), 0), item, route, [True, True, True])
-            for group, replica in enumerate([*route, item.seed - FIRST_SEED]):
-                tokens[group][replica] += size
-        _repeat_elsewhere(hand, items[1], step)
-        _answer_again(hand, items[2], step)
-        losses.append(total / (size * len(items)))
-        norms.append(hand.finish_step(step, [(counted[0], counted[1]) for counted in tokens]))
+    for step, entry in enumerate(ledger):
+        runs_on = config.schedule.staleness == 1 and step + 1 < STEPS and ledger[step + 1].plan == entry.plan
+        ran_ahead = config.schedule.staleness == 1 and step > 0 and ledger[step - 1].plan == entry.plan
+        half = len(entry.items) // 2
+        if not ran_ahead:
+            for stage in [stage for replicas in [*hand.spans, hand.ends] for stage in replicas]:
+                stage.align()
+            losses.append(_send(hand, step, entry.items, 0, half))
+        losses[step] += _send(hand, step, entry.items, half, len(entry.items))
+        _repeat_elsewhere(hand, entry.items[1], step)
+        if runs_on:
+            losses.append(_send(hand, step + 1, ledger[step + 1].items, 0, half))
+        _answer_again(hand, entry.items[2], step)
+        norms.append(hand.finish_step(step, _tokens(config, step, entry.items)))
+        losses[step] /= config.microbatch_tokens * len(entry.items)
     return Figures(losses, norms, hand.weights())
+
+
+def _send(hand: HandDriven, step: int, items: Sequence[LedgerItem], first: int, last: int) -> float:
+    """Plain microbatches; the sum of their losses."""
+    return sum(
+        hand.send(Work(step, Lease(number, 0), 0), items[number], _route(number, step), [True, True, True])
+        for number in range(first, last)
+    )
+
+
+def _route(number: int, step: int) -> list[int]:
+    return [number % 2, (number + step) % 2]
+
+
+def _tokens(config: RunConfig, step: int, items: Sequence[LedgerItem]) -> list[tuple[int, int]]:
+    """By group, what each of its two replicas counted."""
+    tokens = [[0, 0], [0, 0], [0, 0]]
+    for number, item in enumerate(items):
+        for group, replica in enumerate([*_route(number, step), item.seed - FIRST_SEED]):
+            tokens[group][replica] += config.microbatch_tokens
+    return [(counted[0], counted[1]) for counted in tokens]
 
 
 def _repeat_elsewhere(hand: HandDriven, item: LedgerItem, step: int) -> None:
     """The ends answer from their books, other replicas count as well: these then take it back."""
     work, route = Work(step, Lease(1, 0), 1), [0, step % 2]
     hand.send(work, item, route, [True, True, False])
-    assert all(stages[replica].retract([work.lease]) for stages, replica in zip(hand.spans, route, strict=True))
+    assert all(stages[replica].retract(step, [work.lease]) for stages, replica in zip(hand.spans, route, strict=True))
 
 
 def _answer_again(hand: HandDriven, item: LedgerItem, step: int) -> None:
@@ -140,14 +164,16 @@ def _answer_again(hand: HandDriven, item: LedgerItem, step: int) -> None:
     hand.send(Work(step, Lease(2, 0), 1), item, [0, step % 2], [False, False, False])
 
 
-def _both(optimizer: OptimizerConfig) -> tuple[Figures, Reference]:
-    config = replace(run_config(optimizer=optimizer), schedule=ScheduleConfig(steps=STEPS))
+def _both(optimizer: OptimizerConfig, staleness: int) -> tuple[Figures, Reference]:
+    schedule = ScheduleConfig(steps=STEPS, staleness=staleness)
+    config = replace(run_config(optimizer=optimizer), schedule=schedule)
     ledger = _ledger()
     return _drive(config, ledger), replay(config, ledger, threads=1, device="cpu")
 
 
-def test_sgd_weights_equal_those_of_stages() -> None:
-    hand, reference = _both(SGD)
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_sgd_weights_equal_those_of_stages(staleness: int) -> None:
+    hand, reference = _both(SGD, staleness)
     assert reference.weights.keys() == hand.weights.keys()
     for name, weight in reference.weights.items():
         assert float((weight - hand.weights[name]).abs().max() / weight.abs().max()) < 1e-5, name
@@ -155,8 +181,9 @@ def test_sgd_weights_equal_those_of_stages() -> None:
         assert norm == pytest.approx(step.grad_norm, rel=1e-5)
 
 
-def test_adamw_losses_equal_those_of_stages() -> None:
-    hand, reference = _both(ADAMW)
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_adamw_losses_equal_those_of_stages(staleness: int) -> None:
+    hand, reference = _both(ADAMW, staleness)
     assert [step.tokens for step in reference.steps] == [4 * 2 * 16] * STEPS
     for loss, step in zip(hand.losses, reference.steps, strict=True):
         assert loss == pytest.approx(step.mean_loss, rel=1e-5)
@@ -167,7 +194,8 @@ def test_a_missing_microbatch_shows() -> None:
     config = replace(run_config(optimizer=SGD), schedule=ScheduleConfig(steps=STEPS))
     ledger = _ledger()
     whole = replay(config, ledger, threads=1, device="cpu").weights
-    holed = replay(config, [*ledger[:2], ledger[2][1:], *ledger[3:]], threads=1, device="cpu").weights
+    holed_step = replace(ledger[2], items=ledger[2].items[1:])
+    holed = replay(config, [*ledger[:2], holed_step, *ledger[3:]], threads=1, device="cpu").weights
     differences = [float((holed[name] - whole[name]).abs().max() / whole[name].abs().max()) for name in whole]
     assert max(differences) > 1e-3
 
@@ -196,3 +224,18 @@ def test_validation_text_shorter_than_a_window_is_an_error() -> None:
     model = replay(run_config(), [], threads=1, device="cpu").model
     with pytest.raises(ShardTooSmall):
         validation_loss(model, np.zeros(16, dtype=np.uint16), 16, batch=2)
+
+
+def test_staleness_shows() -> None:
+    """And the comparison of stale gradients only if they differ from fresh ones."""
+    ledger = _ledger()
+    fresh, stale = (
+        replay(
+            replace(run_config(optimizer=SGD), schedule=ScheduleConfig(steps=STEPS, staleness=staleness)),
+            ledger,
+            threads=1,
+            device="cpu",
+        ).weights
+        for staleness in (0, 1)
+    )
+    assert max(float((fresh[name] - stale[name]).abs().max() / fresh[name].abs().max()) for name in fresh) > 1e-3

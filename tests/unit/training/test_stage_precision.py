@@ -29,9 +29,9 @@ def gradients(precision: str, codec: str) -> tuple[float, list[torch.Tensor]]:
         return compression.decode(codec, bytes(compression.encode(codec, tensor)), tensor.shape)
 
     hidden = trunk.forward(WORK, sent(ends.front(WORK, ids[:, :-1])))
-    loss_sum, gradient = ends.back(sent(hidden), ids[:, 1:], count=True)
+    loss_sum, gradient = ends.back(WORK, sent(hidden), ids[:, 1:], count=True)
     ends.front_backward(WORK, sent(trunk.backward(WORK, sent(gradient), count=True)), count=True)
-    return loss_sum / TOKENS, [*trunk.mean_gradient(TOKENS), *ends.mean_gradient(TOKENS)]
+    return loss_sum / TOKENS, [*trunk.mean_gradient(WORK.step, TOKENS), *ends.mean_gradient(WORK.step, TOKENS)]
 
 
 @pytest.mark.parametrize(("precision", "codec", "tolerance"), [("bf16", "bf16", 0.05), ("fp32", "int8", 0.05)])
