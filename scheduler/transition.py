@@ -246,7 +246,7 @@ class PlanChange:
         return self._transition is not None and self._transition.is_ready(step)
 
     def after_commit(
-        self, step: int, grad_norm: float, plan: Plan, *, may_change: bool
+        self, step: int, grad_norm: float, plan: Plan, *, may_change: bool = True
     ) -> tuple[Plan, list[Instruction]]:
         """A step was committed: the plan that holds from the next one on, and what movers are told.
 

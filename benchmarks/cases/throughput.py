@@ -3,12 +3,15 @@
 25 million parameters on two cores and loopback, 8 microbatches of 4 windows a step, the same model, batches and
 optimizer for all. The ideal is two processes of one thread that train the whole model each, side by side, and send
 nothing. The swarm is one data owner and two hosts, a thread each, with the scheduler beside them: real processes, real
-daemons. Systems take turns; a ratio is the median over the turns of what was measured in one and the same turn.
+daemons; once with staleness 0 and once with staleness 1. Systems take turns; a ratio is the median over the turns of
+what was measured in one and the same turn.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import statistics
 import tempfile
 import time
@@ -39,6 +42,9 @@ SKIPPED_STEPS = 2
 SHARD_CHARACTERS = 400_000
 ANSWER_S = 600.0
 PRECISIONS = ("fp32", "bf16")
+BASELINES = ("ideal", "torch_1f1b", "stateless_relay", "one_process")
+SWARMS = {"swarm": 0, "swarm_staleness1": 1}
+"""By name, with its staleness."""
 
 QUICK = {"turns": 1, "steps": 2, "precision": "bf16"}
 
@@ -72,9 +78,9 @@ def run(options: Options) -> Result:
         for name, values in found.items():
             samples[f"{name}_tokens_per_s{suffix}"] = values
             metrics[f"{name}_tokens_per_s{suffix}"] = summary(values)
-        for name in ("ideal", "torch_1f1b", "stateless_relay", "one_process"):
-            ratios = [ours / theirs for ours, theirs in zip(found["swarm"], found[name], strict=True)]
-            metrics[f"swarm_over_{name}{suffix}"] = statistics.median(ratios)
+        for name, ours in itertools.product(BASELINES, SWARMS):
+            ratios = [a / b for a, b in zip(found[ours], found[name], strict=True)]
+            metrics[f"swarm_over_{name}{ours.removeprefix('swarm')}{suffix}"] = statistics.median(ratios)
     return Result.measured(
         "throughput",
         options,
@@ -95,7 +101,8 @@ def run_values(options: Options, precision: str) -> dict[str, Any]:
         "batch": {"microbatch_sequences": SEQUENCES, "global_batch_microbatches": GLOBAL_BATCH},
         "optimizer": {"max_grad_norm": 0.0},
         "numerics": {"precision": precision, "boundary_codec": precision},
-        "schedule": {"steps": SKIPPED_STEPS + options.steps, "checkpoint_every_steps": 1_000_000},
+        # One more than are measured: the last one has nothing after it that could run ahead.
+        "schedule": {"steps": SKIPPED_STEPS + options.steps + 1, "checkpoint_every_steps": 1_000_000},
     }
 
 
@@ -114,7 +121,9 @@ def _measure(options: Options, precision: str) -> dict[str, list[float]]:
                 "stateless_relay": _stateless_relay(values, options.seed, folder),
             }.items()
         }
-        systems["swarm"] = lambda: _swarm(values, options, Path(tempfile.mkdtemp(dir=folder)))
+        for name, staleness in SWARMS.items():
+            schedule = values["schedule"] | {"staleness": staleness}
+            systems[name] = functools.partial(_swarm, values | {"schedule": schedule}, options, folder)
         task = progress.add_task(precision, total=options.turns * len(systems))
         for turn in range(options.turns):
             for name, measure in systems.items():
@@ -194,8 +203,9 @@ def _stateless_relay(values: Line, seed: int, folder: Path) -> Iterator[Callable
 # --- the swarm ---------------------------------------------------------------------------------------------------
 
 
-def _swarm(values: Line, options: Options, folder: Path) -> float:
+def _swarm(values: Line, options: Options, parent: Path) -> float:
     """Tokens a second of a new fleet, from commit to commit."""
+    folder = Path(tempfile.mkdtemp(dir=parent))
     shards = write_random_shards(folder / "text", options.seed, 1, SHARD_CHARACTERS)
     with Fleet(folder / "fleet", values, shards, len(SPANS), len(SPANS)) as fleet:
         first = fleet.wait_step(SKIPPED_STEPS, ANSWER_S)

@@ -30,7 +30,6 @@ from swarm.training.optimizer import apply, build_optimizer, load_state_tensors,
 from swarm.wire.digest import digest_of
 from swarm.wire.messages import Lease, Work
 
-
 T = TypeVar("T")
 _Key = tuple[int, Lease]
 """A microbatch of a step."""

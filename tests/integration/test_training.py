@@ -24,13 +24,14 @@ LAYER_S = 0.02
 
 @pytest.mark.usefixtures("warm_starts")
 @pytest.mark.timeout(240)
-def test_a_killed_host_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_killed_host_changes_nothing(tmp_path: Path, staleness: int) -> None:
+    values = run_values("fp32")
+    values["schedule"] = values["schedule"] | {"staleness": staleness}
     shards = write_random_shards(tmp_path / "text", 1, 2, 4000)
     # Hosts that are equally fast beyond doubt, so that the plan gives every stage two of them.
     devices = {f"host-{number}": ("--device", f"emulated:{LAYER_S}") for number in range(2 * STAGES)}
-    fleet = Fleet(
-        tmp_path / "fleet", run_values("fp32"), shards, num_hosts=2 * STAGES, num_stages=STAGES, options=devices
-    )
+    fleet = Fleet(tmp_path / "fleet", values, shards, num_hosts=2 * STAGES, num_stages=STAGES, options=devices)
     killed: list[str] = []
 
     def kill(running: Fleet, event: Event) -> None:

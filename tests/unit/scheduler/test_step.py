@@ -33,7 +33,9 @@ TOKENS = 8
 ROUTES = [("a", "c"), ("b", "c")]
 
 
-def leader(steps: int = 3, found: Plan = PLAN, batch: int = 4, checkpoint_every: int = 2) -> StepLeader:
+def leader(
+    steps: int = 3, found: Plan = PLAN, batch: int = 4, checkpoint_every: int = 2, staleness: int = 0
+) -> StepLeader:
     made = StepLeader(
         plan=found,
         term=7,
@@ -42,6 +44,7 @@ def leader(steps: int = 3, found: Plan = PLAN, batch: int = 4, checkpoint_every:
         next_step=0,
         num_steps=steps,
         checkpoint_every_steps=checkpoint_every,
+        staleness=staleness,
     )
     return made
 
@@ -69,11 +72,11 @@ def granted(instructions: list[Instruction]) -> dict[str, list[Lease]]:
     return found
 
 
-def fill(lead: StepLeader, step: int = 0) -> list[Instruction]:
+def fill(lead: StepLeader, step: int = 0, route: tuple[str, ...] | None = None) -> list[Instruction]:
     """Every microbatch of the open step is done by whom it was granted to."""
     instructions: list[Instruction] = []
     for number, (owner, lease) in enumerate(_owners_of(lead)):
-        instructions = lead.done(owner, done(number, ROUTES[number % 2], step=step, lease=lease))
+        instructions = lead.done(owner, done(number, route or ROUTES[number % 2], step=step, lease=lease))
     return instructions
 
 
@@ -130,6 +133,79 @@ def test_an_owner_gets_twice_its_window_and_then_one_by_one() -> None:
     assert granted(lead.done("p", done(8, ROUTES[0]))) == {"p": [Lease(9, 0)]}
     assert granted(lead.done("o", done(0, ROUTES[0]))) == {"o": [Lease(10, 0)]}
     assert lead.done("o", done(1, ROUTES[0])) == []
+
+
+# --- staleness 1 -----------------------------------------------------------------------------------------------------
+
+
+def leases_by_step(instructions: list[Instruction]) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for _, order in sent(instructions, GrantLeases):
+        assert isinstance(order, GrantLeases)
+        found[order.step] = found.get(order.step, 0) + len(order.leases)
+    return found
+
+
+def test_the_next_step_is_lent_while_this_one_is_finished() -> None:
+    lead = leader(staleness=1)
+    assert leases_by_step(lead.start()) == {0: 4}
+    assert leases_by_step(lead.done("o", done(0, ROUTES[0]))) == {1: 1}
+    fill(lead)
+    assert lead.phase is Phase.CLOSING
+    lead.done("o", done(0, ROUTES[0], step=1))
+    assert lead._ledgers[1].outstanding("o") == 1, "done in every phase"
+    close_all(lead)
+    told = reduce_all(lead)
+    assert len(sent(told, CommitStep)) == 5
+    assert leases_by_step(told) == {2: 1}, "what is still out of step 1 counts"
+    assert (lead.phase, lead.step) == (Phase.OPEN, 1)
+
+
+def test_a_step_that_ran_ahead_to_its_end_closes_at_once() -> None:
+    lead = leader(staleness=1)
+    lead.start()
+    fill(lead)
+    for number, entry in enumerate(lead._ledgers[1]._entries):
+        lead.done(entry.owner, done(number, ROUTES[0], step=1))
+    close_all(lead)
+    told = reduce_all(lead)
+    assert (lead.phase, lead.step) == (Phase.CLOSING, 1)
+    kinds = [type(each.message) for each in told if isinstance(each, Send)]
+    assert kinds.index(CloseStep) > kinds.index(CommitStep)
+
+
+def test_a_lost_peers_share_of_both_steps_is_replayed() -> None:
+    lead = leader(staleness=1)
+    lead.start()
+    lead.done("o", done(0, ROUTES[0]))
+    lead.done("p", done(2, ROUTES[0]))
+    (lease,) = [number for number, entry in enumerate(lead._ledgers[1]._entries) if entry.owner == "o"]
+    lead.done("o", done(lease, ROUTES[0], step=1))
+    replays = [order for _, order in sent(lead.peer_lost("a"), ReplayWork) if isinstance(order, ReplayWork)]
+    assert sorted(order.step for order in replays) == [0, 0, 1]
+
+
+def test_nobody_runs_ahead_of_a_plan_without_its_lost_member() -> None:
+    lead = leader(staleness=1, steps=9)
+    lead.start()
+    lead.peer_lost("a")
+    fill(lead, 0, ROUTES[1])
+    close_all(lead)
+    told = reduce_all(lead)
+    assert not [each for each in told if isinstance(each, NewPlan)], "step 1 has begun under this plan"
+    assert list(lead._ledgers) == [1]
+    fill(lead, 1, ROUTES[1])
+    close_all(lead)
+    told = reduce_all(lead)
+    (new,) = [each.plan for each in told if isinstance(each, NewPlan)]
+    assert (new.number, new.first_step) == (2, 2)
+    assert list(lead._ledgers) == [2, 3]
+
+
+def test_nobody_runs_ahead_of_the_last_step() -> None:
+    lead = leader(staleness=1, steps=1)
+    assert leases_by_step(lead.start()) == {0: 4}
+    assert lead.done("o", done(0, ROUTES[0])) == []
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,20 @@ def test_the_plan_changes_when_the_mover_has_nearly_caught_up() -> None:
     assert not change.is_on
 
 
+def test_the_plan_waits_for_microbatches_that_ran_ahead() -> None:
+    change = loading()
+    change.loaded("b", loaded(5), 9)
+    assert change.is_ready(6)
+    held, told = change.after_commit(6, 1.0, NOW, may_change=False)
+    assert held is NOW
+    assert len(told) == 1, "the mover follows"
+    held, _ = change.after_commit(7, 1.0, NOW)
+    assert held is NOW, "it has fallen behind"
+    change.loaded("b", loaded(7), 9)
+    held, _ = change.after_commit(8, 1.0, NOW)
+    assert (held.number, held.first_step) == (2, 9)
+
+
 def test_without_anything_to_load_the_next_commit_changes_the_plan() -> None:
     change = PlanChange(term=1)
     lighter = plan(["a", "b"], ["c", "d"], weights=[[1.0, 2.0], [1.0, 1.0]])
