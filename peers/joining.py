@@ -70,6 +70,8 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
             shard = await asyncio.to_thread(_open_shard, joined, node, data, say)
             model_layout = await asyncio.to_thread(layout, config)
             device = Device(node.device, config.numerics.precision)
+            if device.problem:
+                say(device.problem)
             shape = (config.batch.microbatch_sequences, config.data.context_tokens, model_layout.hidden_size)
             endpoint.become_member(joined.certificate, PayloadRules(shape, config.numerics.boundary_codec))
             addresses = tuple(str(address) for address in await p2p.get_visible_maddrs())

@@ -27,6 +27,9 @@ class Device:
         choice: `NodeConfig.device`.
         precision: `NumericsConfig.precision`: `fp32` or `bf16`.
 
+    Attributes:
+        problem: what it cannot do as asked, and what it does instead; empty where there is nothing to say.
+
     Raises:
         ConfigError: `cuda` without a usable GPU, or an emulated one that takes no number of seconds.
     """
@@ -38,6 +41,9 @@ class Device:
         on_cpu = choice == "cpu" or self._emulated_layer_s > 0
         # accelerate keeps one state a process, and refuses a second one that differs.
         AcceleratorState._reset_state(reset_partial_state=True)
+        self.problem = ""
+        if precision == "bf16" and not _multiplies_bf16(on_cpu=on_cpu):
+            precision, self.problem = "fp32", "this processor has no bf16 arithmetic: products are taken in fp32"
         self._accelerator: Any = Accelerator(cpu=on_cpu, mixed_precision=_MIXED_PRECISION[precision])
 
     @property
@@ -47,7 +53,7 @@ class Device:
         return device
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Around every forward pass: matrix products in the run's precision, weights stay fp32."""
+        """Around every forward pass: matrix products in the run's precision or a finer one, weights stay fp32."""
         context: AbstractContextManager[None] = self._accelerator.autocast()
         return context
 
@@ -69,6 +75,13 @@ class Device:
             kept = torch.cuda.memory_reserved(self.torch_device) - torch.cuda.memory_allocated(self.torch_device)
             return int(free + kept)
         return int(psutil.virtual_memory().available)
+
+
+def _multiplies_bf16(*, on_cpu: bool) -> bool:
+    """Whether bf16 is more than a slow loop: on a processor without it, such products take 20 times as long as fp32."""
+    if torch.cuda.is_available() and not on_cpu:
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _emulated_layer_s(choice: str) -> float:

@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+import swarm.training.device
 from swarm.errors import ConfigError
 from swarm.training.device import Device
+
+
+@pytest.fixture(autouse=True)
+def bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On any machine."""
+    monkeypatch.setattr(swarm.training.device, "_multiplies_bf16", lambda on_cpu: True)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
@@ -23,6 +30,15 @@ def test_two_devices_in_one_process_keep_their_precision() -> None:
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
     with mixed.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+def test_a_processor_without_bf16_takes_products_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(swarm.training.device, "_multiplies_bf16", lambda on_cpu: False)
+    device = Device("cpu", "bf16")
+    with device.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    assert "no bf16" in device.problem
+    assert not Device("cpu", "fp32").problem
 
 
 def test_free_memory_is_measured() -> None:
