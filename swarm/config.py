@@ -180,6 +180,11 @@ class ScheduleConfig:
         _positive("schedule", steps=self.steps, checkpoint_every_steps=self.checkpoint_every_steps)
         _require(self.staleness in (0, 1), f"schedule.staleness is {self.staleness}", "set it to 0 or 1")
 
+    @property
+    def weight_copies(self) -> int:
+        """Copies of the weights, each with its gradients, beside the newest: one for each step that runs at once."""
+        return 1 + self.staleness if self.staleness else 0
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:

@@ -80,7 +80,7 @@ def _one_layer(config: RunConfig, layout: Layout) -> tuple[int, int]:
         optimizer.step()
         weights = sum(parameter.nbytes for _, parameter in named)
         remembered = sum(tensor.nbytes for tensor in state_tensors(optimizer).values())
-    return 2 * weights + remembered, kept.num_bytes
+    return 2 * (1 + config.schedule.weight_copies) * weights + remembered, kept.num_bytes
 
 
 class _Kept:

@@ -70,17 +70,15 @@ class Stage:
         newest = module.to(device.torch_device)
         self._named = named_global_parameters(newest)
         self._optimizer = build_optimizer(config.optimizer, self._named)
-        self._modules = [newest]
-        if config.schedule.staleness:
-            self._modules = [copy.deepcopy(newest) for _ in range(1 + config.schedule.staleness)]
+        self._copies = [copy.deepcopy(newest) for _ in range(config.schedule.weight_copies)]
+        self._modules = self._copies or [newest]
 
     @property
     def training_bytes(self) -> int:
         """Of weights, gradients and the optimizer, for every step that runs at once."""
         weights_bytes = sum(parameter.nbytes for _, parameter in self._named)
         optimizer_bytes = sum(tensor.nbytes for tensor in state_tensors(self._optimizer).values())
-        copies = len(self._modules) if self._are_copies else 0
-        return 2 * (1 + copies) * weights_bytes + optimizer_bytes
+        return 2 * (1 + len(self._copies)) * weights_bytes + optimizer_bytes
 
     def module(self, step: int) -> nn.Module:
         """What the microbatches of a step run on."""
@@ -88,9 +86,8 @@ class Stage:
 
     def align(self) -> None:
         """Every step that may begin now runs on the newest weights; nothing is under way."""
-        if self._are_copies:
-            for step in range(len(self._modules)):
-                self._renew(step)
+        for step in range(len(self._copies)):
+            self._renew(step)
 
     def mean_gradient(self, step: int, tokens: int) -> list[Tensor]:
         """The sums that a step accumulated over `tokens` tokens, divided by them; zeros where nothing was counted.
@@ -118,7 +115,7 @@ class Stage:
             parameter.grad = gradient.to(parameter.device).reshape(parameter.shape)
         apply(self._optimizer, self.config.optimizer, self.config.schedule, step, grad_norm)
         self.reset(step)
-        if self._are_copies:
+        if self._copies:
             self._renew(step)
 
     def reset(self, step: int) -> None:
@@ -126,10 +123,6 @@ class Stage:
         for parameter in self._parameters(step):
             parameter.grad = None
         self._forget(step)
-
-    @property
-    def _are_copies(self) -> bool:
-        return len(self._modules) > 1
 
     def _parameters(self, step: int) -> list[nn.Parameter]:
         """In the order of the newest weights."""

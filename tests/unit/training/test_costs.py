@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 
 from peers.probe import measure_layer
-from swarm.config import NumericsConfig, OptimizerConfig
+from swarm.config import NumericsConfig, OptimizerConfig, ScheduleConfig
 from swarm.model.blueprint import layout
 from swarm.training.costs import costs
 from swarm.training.device import Device
 from tests.support.tiny_models import FAMILIES, run_config
 
 
+@pytest.mark.usefixtures("bf16")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bytes_are_what_peers_measure(family: str, precision: str) -> None:
@@ -32,6 +33,14 @@ def test_the_optimizer_s_state_counts(name: str, momentum: float, words: int) ->
     laid_out = layout(config)
     parameters = laid_out.layer_parameters[laid_out.trunk.first]
     assert costs(config, laid_out).layer_state_bytes == pytest.approx(4 * words * parameters, rel=1e-3)
+
+
+def test_steps_that_run_at_once_have_weights_of_their_own() -> None:
+    config = replace(run_config("llama"), schedule=ScheduleConfig(staleness=1))
+    laid_out = layout(config)
+    assert (
+        costs(config, laid_out).layer_state_bytes == measure_layer(config, laid_out, Device("cpu", "fp32")).layer_bytes
+    )
 
 
 def test_operations_follow_the_weights() -> None:

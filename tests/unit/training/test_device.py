@@ -10,12 +10,7 @@ from swarm.errors import ConfigError
 from swarm.training.device import Device
 
 
-@pytest.fixture(autouse=True)
-def bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On any machine."""
-    monkeypatch.setattr(swarm.training.device, "_multiplies_bf16", lambda on_cpu: True)
-
-
+@pytest.mark.usefixtures("bf16")
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_products_are_taken_in_the_runs_precision(precision: str, dtype: torch.dtype) -> None:
     device = Device("cpu", precision)
@@ -24,6 +19,7 @@ def test_products_are_taken_in_the_runs_precision(precision: str, dtype: torch.d
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
+@pytest.mark.usefixtures("bf16")
 def test_two_devices_in_one_process_keep_their_precision() -> None:
     exact, mixed = Device("cpu", "fp32"), Device("cpu", "bf16")
     with exact.autocast():
