@@ -79,6 +79,8 @@ class Options(CaseOptions):
     """No more after so many; 0 for as many as the time allows."""
     kinds: str = ""
     """Only these kinds of faults, with commas; all that are possible here without it."""
+    staleness: int = 0
+    """Of the run: 1 lets the next step's microbatches run while a step is averaged."""
     cut_off: bool = True
     """Namespaces, so that peers can be cut off; only as root."""
     folder: str = ""
@@ -176,7 +178,11 @@ def run_values(options: Options) -> dict[str, Any]:
         "data": {"context_tokens": CONTEXT_TOKENS, "held_out_fraction": 0.0},
         "batch": {"microbatch_sequences": 2, "global_batch_microbatches": GLOBAL_BATCH},
         "optimizer": {"name": "sgd", "learning_rate": 0.01, "momentum": 0.5, "warmup_steps": 3},
-        "schedule": {"steps": 1_000_000, "checkpoint_every_steps": CHECKPOINT_EVERY_STEPS},
+        "schedule": {
+            "steps": 1_000_000,
+            "checkpoint_every_steps": CHECKPOINT_EVERY_STEPS,
+            "staleness": options.staleness,
+        },
     }
 
 
