@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -34,11 +36,15 @@ class Ledger:
     def __init__(self, num_microbatches: int, microbatch_tokens: int) -> None:
         self._entries = [_Entry() for _ in range(num_microbatches)]
         self._microbatch_tokens = microbatch_tokens
+        # A large batch is not looked through for every report.
+        self._free = list(range(num_microbatches))
+        self._outstanding: Counter[str] = Counter()
+        self._num_done = 0
 
     @property
     def is_complete(self) -> bool:
         """Whether every microbatch is done."""
-        return all(entry.done is not None for entry in self._entries)
+        return self._num_done == len(self._entries)
 
     @property
     def work(self) -> tuple[tuple[str, MicrobatchDone], ...]:
@@ -48,21 +54,21 @@ class Ledger:
     @property
     def owners_at_work(self) -> tuple[str, ...]:
         """Owners of microbatches that are not done, sorted."""
-        return tuple(sorted({entry.owner for entry in self._entries if entry.owner and entry.done is None}))
+        return tuple(sorted(owner for owner, count in self._outstanding.items() if count))
 
     def outstanding(self, owner: str) -> int:
         """Microbatches that are lent to an owner and not done."""
-        return sum(entry.owner == owner and entry.done is None for entry in self._entries)
+        return self._outstanding[owner]
 
     def grant(self, owner: str, count: int) -> tuple[Lease, ...]:
-        """Lend up to `count` free numbers to an owner."""
+        """Lend up to `count` free numbers to an owner, the lowest first."""
         leases: list[Lease] = []
-        for number, entry in enumerate(self._entries):
-            if len(leases) == count:
-                break
-            if not entry.owner:
-                entry.owner = owner
-                leases.append(Lease(number, entry.lease))
+        while self._free and len(leases) < count:
+            number = heapq.heappop(self._free)
+            entry = self._entries[number]
+            entry.owner = owner
+            leases.append(Lease(number, entry.lease))
+        self._outstanding[owner] += len(leases)
         return tuple(leases)
 
     def accept(self, plan: Plan, owner: str, report: MicrobatchDone) -> bool:
@@ -70,6 +76,8 @@ class Ledger:
         if not self._is_plausible(plan, owner, report):
             return False
         self._entries[report.work.lease.number].done = report
+        self._outstanding[owner] -= 1
+        self._num_done += 1
         return True
 
     def _is_plausible(self, plan: Plan, owner: str, report: MicrobatchDone) -> bool:
@@ -98,6 +106,8 @@ class Ledger:
                 owned.setdefault(entry.owner, []).append(entry.done.work)
                 entry.first_attempt = entry.done.work.attempt + 1
                 entry.done = None
+                self._outstanding[entry.owner] += 1
+                self._num_done -= 1
         return owned
 
     def lose(self, peer: str) -> dict[str, list[Work]]:
@@ -107,8 +117,11 @@ class Ledger:
             The attempts to be replaced, by owner.
         """
         share = []
+        del self._outstanding[peer]
         for number, entry in enumerate(self._entries):
             if entry.owner == peer:
+                self._num_done -= entry.done is not None
+                heapq.heappush(self._free, number)
                 entry.owner, entry.done, entry.lease, entry.first_attempt = "", None, entry.lease + 1, 0
             elif entry.done is not None and peer in entry.done.route:
                 share.append(Lease(number, entry.lease))
