@@ -153,6 +153,7 @@ class PlanChanges:
                 instance = self._replanning.question()
                 found = await asyncio.to_thread(self.planner, instance)
                 self._replanning.solved(instance, found)
+                self.tell({"event": "bound", "bound_tokens_per_s": found.bound_tokens_per_s})
             self.wake()
 
     @contextlib.contextmanager

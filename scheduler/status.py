@@ -51,6 +51,7 @@ class Status:
             "state": "here",
             "waiting_for": "",
             "computed_tokens": 0,
+            "observed_layer_seconds": 0.0,
         }
 
     def certify(self, predicted_tokens_per_s: float, bound_tokens_per_s: float, question: Survey) -> dict[str, Any]:
@@ -70,12 +71,13 @@ class Status:
             self._peers[peer] |= {
                 "waiting_for": heartbeat.waiting_for,
                 "computed_tokens": heartbeat.computed_tokens,
+                "observed_layer_seconds": heartbeat.layer_seconds,
             }
 
-    def on_lost(self, peer: str) -> None:
-        """A member is gone."""
+    def on_state(self, peer: str, state: str) -> None:
+        """A member is `here` (again), `leaving`, has `left`, or is `lost`."""
         if peer in self._peers:
-            self._peers[peer]["state"] = "lost"
+            self._peers[peer]["state"] = state
 
     def enter(self, phase: str, now_s: float) -> None:
         """The step is in another phase, or still in the same one.

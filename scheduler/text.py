@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
@@ -47,6 +48,8 @@ def in_words(event: dict[str, Any]) -> str:
                 f"{event['bound_tokens_per_s']:,.0f}, so it misses at most {event['gap']:.1%}; "
                 f"{event['measured_pairs']} of {pairs} ways between members were measured, the others estimated"
             )
+        case "bound":
+            return f"no plan for the members of now exceeds {event['bound_tokens_per_s']:,.0f} tokens/s"
         case "plan_change":
             return "the plan changes: " + "; ".join(event["reasons"])
         case "step":
@@ -59,6 +62,13 @@ def in_words(event: dict[str, Any]) -> str:
             return f"step {event['step'] + 1} is {event['phase']} for {duration(event['since_s'])}, waiting for {who}"
         case "lost":
             return f"lost {short(event['peer'])} in step {event['step']}: {event['problem']}"
+        case "leaving":
+            return f"{short(event['peer'])} wants to leave; it works until a step is committed without it"
+        case "left":
+            return f"{short(event['peer'])} left, and all of its work counts"
+        case "dashboard":
+            key = f"; its token is in {event['token_file']}" if event["token_file"] else ""
+            return f"dashboard at {event['url']}{key}"
         case "standby":
             return f"scheduler {short(event['peer'])} stands by"
         case "following":
@@ -86,7 +96,7 @@ def in_words(event: dict[str, Any]) -> str:
     return ""
 
 
-def status_table(status: dict[str, Any]) -> list[Any]:
+def status_table(status: dict[str, Any], alerts: Sequence[str] = ()) -> list[Any]:
     """What `swarm status` prints: a headline and a table of the peers."""
     step = status["last_step"]
     headline = f"run {status['run']} · {status['phase']}"
@@ -98,7 +108,7 @@ def status_table(status: dict[str, Any]) -> list[Any]:
     for peer, facts in status["peers"].items():
         part = "none any more" if facts["state"] == "lost" else _part(status["plan"], peer)
         table.add_row(short(peer), part, facts["state"], f"{facts['computed_tokens']:,}", facts["waiting_for"])
-    return [headline, "\n", table]
+    return [headline, *(f"\n! {alert}" for alert in alerts), "\n", table]
 
 
 def _part(plan: dict[str, Any] | None, peer: str) -> str:
