@@ -26,10 +26,15 @@ Event = Callable[[dict[str, Any]], None]
 
 @dataclass(slots=True)
 class Status:
-    """The run as of now."""
+    """The run as of now.
+
+    Args:
+        scheduler: our peer id.
+    """
 
     path: Path
     config: RunConfig
+    scheduler: str = ""
     phase: str = "starting"
     plan: Plan | None = None
     started_at_s: float = 0.0
@@ -127,6 +132,7 @@ class Status:
         return {
             "run": self.config.name,
             "fingerprint": self.config.fingerprint,
+            "scheduler": self.scheduler,
             "phase": self.phase,
             "waiting_for": list(self.waiting_for),
             "written_at_s": time.time(),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -13,6 +14,19 @@ def short(peer: str) -> str:
     return peer[-6:]
 
 
+_PEER_ID = re.compile(r"\b12D3KooW[1-9A-HJ-NP-Za-km-z]{44}\b")
+
+
+def peers_in(words: str) -> list[str]:
+    """Peer ids that a text names."""
+    return _PEER_ID.findall(words)
+
+
+def shortened(words: str) -> str:
+    """A text with its peer ids as people can tell them apart."""
+    return _PEER_ID.sub(lambda found: short(found.group()), words)
+
+
 def duration(seconds: float) -> str:
     """Hours, minutes and seconds, as few as needed."""
     minutes, rest = divmod(round(seconds), 60)
@@ -20,7 +34,7 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-def in_words(event: dict[str, Any]) -> str:
+def in_words(event: Mapping[str, Any]) -> str:
     """One line for an event; empty for those that only programs want."""
     match event["event"]:
         case "listening":
@@ -49,7 +63,10 @@ def in_words(event: dict[str, Any]) -> str:
                 f"{event['measured_pairs']} of {pairs} ways between members were measured, the others estimated"
             )
         case "bound":
-            return f"no plan for the members of now exceeds {event['bound_tokens_per_s']:,.0f} tokens/s"
+            return (
+                f"as members measure now, plan {event['plan']} promises {event['predicted_tokens_per_s']:,.0f} "
+                f"tokens/s; none exceeds {event['bound_tokens_per_s']:,.0f}"
+            )
         case "plan_change":
             return "the plan changes: " + "; ".join(event["reasons"])
         case "step":

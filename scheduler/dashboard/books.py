@@ -24,8 +24,8 @@ class EventBook:
         times: of each step, seconds by the leader's phases.
         rated_layer_s: by peer, what the scheduler believes of its speed since it was rated anew.
         lines: by peer, bytes per second up and down since its line changed.
-        predicted_tokens_per_s: by number, of plans.
-        bounds: (step, tokens per second that no plan exceeds from then on).
+        predictions, bounds: (step, tokens per second) of the plan that held from then on, and that no plan exceeded.
+        judged: number of the plan whose promise was looked at last, and what it is by the measurements of then.
         counts: of events, by kind.
         lost_at_s: by peer, when it was lost last, since 1970.
     """
@@ -35,7 +35,9 @@ class EventBook:
     phase_s: Counter[str] = field(default_factory=Counter)
     rated_layer_s: dict[str, float] = field(default_factory=dict)
     lines: dict[str, tuple[float, float]] = field(default_factory=dict)
+    predictions: list[tuple[int, float]] = field(default_factory=list)
     bounds: list[tuple[int, float]] = field(default_factory=list)
+    judged: tuple[int, float] = (0, 0.0)
     counts: Counter[str] = field(default_factory=Counter)
     lost_at_s: dict[str, float] = field(default_factory=dict)
     _step: int = 0
@@ -60,8 +62,17 @@ class EventBook:
                 self.lost_at_s[peer] = time_s
             case {"event": "relined", "peer": str(peer), "up": float(up), "down": float(down)}:
                 self.lines[peer] = up, down
-            case {"event": "certified" | "bound", "bound_tokens_per_s": float(bound)}:
+            case {"event": "certified", "bound_tokens_per_s": float(bound)}:
                 self.bounds.append((self._step, bound))
+            case {"event": "plan", "number": int(plan), "predicted_tokens_per_s": float(rate)}:
+                self._judge(plan, rate)
+            case {"event": "bound", "plan": int(plan), "predicted_tokens_per_s": float(rate)}:
+                self.bounds.append((self._step, float(event["bound_tokens_per_s"])))
+                self._judge(plan, rate)
+
+    def _judge(self, plan: int, tokens_per_s: float) -> None:
+        self.judged = plan, tokens_per_s
+        self.predictions.append((self._step, tokens_per_s))
 
 
 @dataclass(slots=True)
@@ -100,13 +111,11 @@ class LedgerBook:
 
     Attributes:
         history: sums `tokens`, `loss_sum`, and of steps whose duration is known `seconds` and `timed_tokens`.
-        plans: (number, first step, predicted tokens per second).
         newest: step.
     """
 
     history: History = field(default_factory=History)
     contributions: dict[str, Contribution] = field(default_factory=dict)
-    plans: list[tuple[int, int, float]] = field(default_factory=list)
     newest: StepRow | None = None
     tokens: int = 0
 

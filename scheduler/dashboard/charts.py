@@ -54,7 +54,7 @@ def times(view: View) -> tuple[dict[str, Any], str]:
 
 
 def _options(view: View, series: list[dict[str, Any]], unit: str) -> dict[str, Any]:
-    axis = {"axisLabel": {":color": colour("faint"), "fontSize": 11, "hideOverlap": True}}
+    label = {":color": colour("faint"), "fontSize": 11, "hideOverlap": True}
     line = {"lineStyle": {":color": colour("edge")}}
     first = view.history[0].first_step if view.history else 0
     return {
@@ -62,6 +62,7 @@ def _options(view: View, series: list[dict[str, Any]], unit: str) -> dict[str, A
         "grid": {"left": 8, "right": 14, "top": 42, "bottom": 4, "containLabel": True},
         "tooltip": {"trigger": "axis", "confine": True},
         "legend": {
+            "type": "scroll",
             "top": 0,
             "left": 0,
             "itemWidth": 14,
@@ -69,19 +70,18 @@ def _options(view: View, series: list[dict[str, Any]], unit: str) -> dict[str, A
             "textStyle": {":color": colour("ink"), "fontSize": 11},
             "data": [each["name"] for each in series],
         },
-        "xAxis": axis
-        | {
+        "xAxis": {
             "type": "value",
+            "axisLabel": label | {"showMaxLabel": False},
             "min": first,
             "max": "dataMax",
             "minInterval": 1,
             "axisLine": line,
             "splitLine": {"show": False},
-            "name": "",
         },
-        "yAxis": axis
-        | {
+        "yAxis": {
             "type": "value",
+            "axisLabel": label,
             "scale": unit != "s a step",
             "splitNumber": 4,
             "splitLine": line,

@@ -85,7 +85,8 @@ class Table:
 
     Args:
         name: for those who do not see it.
-        columns: (key, heading, kind); kind is `text`, `words`, `number`, or `peer`: a link, with the id in `KEY_id`.
+        columns: (key, heading, kind); kind is `text`, `words`, `time`, `number`, or `peer`: a link, with the
+            id in `KEY_id`, where that is not empty.
         rows: by column; `id` tells them apart, `serious` marks one.
         page_rows: shown at once.
     """
@@ -105,21 +106,28 @@ class Table:
                 "field": key,
                 "sortable": True,
                 "align": "right" if kind == "number" else "left",
-                "classes": "words" if kind == "words" else "",
+                "classes": kind,
+                ":format": "value => typeof value === 'number' ? value.toLocaleString('en-US') : value",
             }
             for key, label, kind in columns
         ]
+        self._page_rows = page_rows
         self._table = ui.table(columns=laid_out, rows=rows, row_key="id", pagination=page_rows)
         self._table.props("flat dense binary-state-sort").props["aria-label"] = name
         self._table.props["no-data-label"] = nothing
+        self._table.props["hide-pagination"] = len(rows) <= page_rows
         self._table.props["table-aria-label"] = name
         self._table.add_slot(
             "header-cell", '<q-th :props="props"><button type="button">{{ props.col.label }}</button></q-th>'
         )
         for key, _, kind in columns:
             if kind == "peer":
-                cell = f"""<q-td :props="props"><a :href="'/peer/' + encodeURIComponent(props.row.{key}_id)">"""
-                self._table.add_slot(f"body-cell-{key}", cell + "{{ props.value }}</a></q-td>")
+                address = f"'/peer/' + encodeURIComponent(props.row.{key}_id)"
+                self._table.add_slot(
+                    f"body-cell-{key}",
+                    f'<q-td :props="props"><a v-if="props.row.{key}_id" :href="{address}">{{{{ props.value }}}}</a>'
+                    "<span v-else>{{ props.value }}</span></q-td>",
+                )
             elif kind == "words":
                 self._table.add_slot(
                     f"body-cell-{key}",
@@ -130,4 +138,5 @@ class Table:
     def update(self, rows: list[dict[str, Any]]) -> None:
         """Show what is new."""
         if rows != self._table.rows:
+            self._table.props["hide-pagination"] = len(rows) <= self._page_rows
             self._table.rows = rows

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from scheduler.dashboard.books import EventBook, LedgerBook, StepRow
 from scheduler.dashboard.view import View, view
 from scheduler.event_log import older
 from scheduler.run_dir import RunDir
 
+_NONE = -1
 _STEPS_A_READ = 2000
 """Of the ledger at once: long reads would keep SQLite from shortening its write-ahead log."""
 _WORK = {
@@ -40,9 +42,9 @@ class RunFolder:
         self._events = EventBook()
         self._tail = _Tail(run_dir.events)
         self._ledger = LedgerBook()
-        self._ledger_file = -1
+        self._ledger_file = _NONE
         self._status: dict[str, Any] = {}
-        self._status_written = -1
+        self._status_written = _NONE
 
     def look(self) -> View:
         """As of now. A file that is not there, or half of a line, is looked at again next time."""
@@ -77,9 +79,6 @@ class RunFolder:
         first = book.num_steps
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
             connection.execute("BEGIN")  # one state of the file for all of it
-            book.plans = connection.execute(
-                "SELECT number, first_step, predicted_tokens_per_s FROM plans ORDER BY number"
-            ).fetchall()
             query = (
                 "SELECT step, term, plan, tokens, loss_sum, grad_norm, committed_at_s FROM steps "
                 "WHERE step >= ? ORDER BY step LIMIT ?"
@@ -103,32 +102,40 @@ class _Tail:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = -1
+        self._file = _NONE
         self._offset = 0
 
     def read(self) -> Iterator[dict[str, Any]]:
         """Events since the last time, the oldest first."""
-        try:
-            file = self._path.stat().st_ino
-        except OSError:
-            return
-        if file != self._file:
-            before = older(self._path)
-            with contextlib.suppress(OSError):
-                if self._file in (-1, before.stat().st_ino):  # all of it, or what we had not read yet
-                    yield from self._lines(before, self._offset)
-            self._file, self._offset = file, 0
-        yield from self._lines(self._path, self._offset)
+        with contextlib.ExitStack() as opened:
+            # In this order, so that one that is replaced meanwhile is there as the older one.
+            newest, before = _opened(opened, self._path), _opened(opened, older(self._path))
+            if before is not None and self._file in (_NONE, _number(before)):
+                yield from self._rest(before)
+            if newest is not None:
+                yield from self._rest(newest)
 
-    def _lines(self, path: Path, offset: int) -> Iterator[dict[str, Any]]:
-        with contextlib.suppress(OSError), path.open("rb") as lines:
-            lines.seek(offset)
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    break
-                offset += len(line)
-                self._offset = offset
-                with contextlib.suppress(ValueError):
-                    event = json.loads(line)
-                    if isinstance(event, dict) and "event" in event:
-                        yield event
+    def _rest(self, lines: IO[bytes]) -> Iterator[dict[str, Any]]:
+        if _number(lines) != self._file:
+            self._file, self._offset = _number(lines), 0
+        lines.seek(self._offset)
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break
+            self._offset += len(line)
+            with contextlib.suppress(ValueError):
+                event = json.loads(line)
+                if isinstance(event, dict) and "event" in event:
+                    yield event
+
+
+def _opened(stack: contextlib.ExitStack, path: Path) -> IO[bytes] | None:
+    try:
+        return stack.enter_context(path.open("rb"))
+    except OSError:
+        return None
+
+
+def _number(file: IO[bytes]) -> int:
+    """That tells files apart, whatever their names."""
+    return os.fstat(file.fileno()).st_ino

@@ -8,14 +8,16 @@ from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
 from scheduler.dashboard.elements import peer_address, set_classes, set_prop, text
-from scheduler.dashboard.view import Box, Condition, Lane, View
+from scheduler.dashboard.view import REST, Box, Condition, Lane, View
+from scheduler.dashboard.words import counted
 
 MOST_BOXES = 60
 """In a lane; the table below has the others."""
 _KINDS: dict[Condition, str] = {"works": "works", "waits": "waits", "lost": "lost", "left": "left"}
 _LEGEND = (
     ("box-works", "works"),
-    ("box-waits", "waits for somebody"),
+    ("box-waits", "waits for others"),
+    ("box-late", "the step waits for it"),
     ("box-rest", "stands by"),
     ("box-lost", "lost"),
 )
@@ -42,9 +44,6 @@ class Lanes:
                     ui.element("i").style(f"background: var(--{colour})")
                     text("span", words)
             with ui.element("span"):
-                ui.element("i").style("border: 1px dashed var(--bad)")
-                text("span", "the step waits for it")
-            with ui.element("span"):
                 ui.element("i").style("border: 2px solid var(--bad)")
                 text("span", "bottleneck, by the plan")
         self.update(view)
@@ -68,21 +67,20 @@ def _build(lane: Lane) -> _LaneElements:
         with ui.element("div"):
             text("div", lane.title, "lane-name")
             text("div", lane.detail, "lane-detail")
-        with ui.element("div").classes("lane-bar") as bar:
+        with ui.element("div").classes("lane-bar"):
             shown = lane.boxes[:MOST_BOXES]
-            boxes = {box.peer: _build_box(box) for box in shown}
+            boxes = {box.peer: _build_box(box, lane.key != REST) for box in shown}
             if len(lane.boxes) > len(shown):
                 text("span", f"and {len(lane.boxes) - len(shown):,} more", "lane-detail")
-        del bar
         with ui.element("div"):
             load, note = text("div", "", "lane-load"), text("div", "", "lane-note")
     return _LaneElements(item, load, note, boxes)
 
 
-def _build_box(box: Box) -> tuple[ui.element, TextElement]:
+def _build_box(box: Box, grows: bool) -> tuple[ui.element, TextElement]:
     with ui.element("a") as made:
         made.props["href"] = peer_address(box.peer)
-        if box.share:
+        if grows:
             made.style(f"flex-grow: {max(1, round(100 * box.share))}")
         text("b", box.name)
         state = text("span")
@@ -92,10 +90,10 @@ def _build_box(box: Box) -> tuple[ui.element, TextElement]:
 def _refresh(elements: _LaneElements, lane: Lane) -> None:
     set_classes(elements.item, "lane bottleneck" if lane.is_bottleneck else "lane")
     elements.load.set_text(f"load {lane.load:.0%}" if lane.load else "")
-    elements.note.set_text("bottleneck" if lane.is_bottleneck else f"{len(lane.boxes)} peers")
+    elements.note.set_text("bottleneck" if lane.is_bottleneck else counted(len(lane.boxes), "peer"))
     for box in lane.boxes[:MOST_BOXES]:
         made, state = elements.boxes[box.peer]
-        kind = f"box {_KINDS.get(box.condition, '')} {'holds-up' if box.holds_up else ''}"
+        kind = f"box {_KINDS.get(box.condition, '')} {'late' if box.holds_up else ''}"
         set_classes(made, " ".join(kind.split()))
         set_prop(made, "title", f"{box.peer}: {box.words}")
         set_prop(made, "aria-label", f"peer {box.name}: {box.words}")

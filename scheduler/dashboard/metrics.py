@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from scheduler.dashboard.alerts import KINDS, alerts
-from scheduler.dashboard.view import View
+from scheduler.dashboard.view import REST, View
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _CONDITIONS = ("works", "waits", "stands by", "leaving", "left", "lost")
@@ -73,7 +73,7 @@ def _of_plan(view: View) -> Iterator[Metric]:
             "swarm_plan_bound_tokens_per_second", "That no plan exceeds", value=view.bound_tokens_per_s
         )
         yield GaugeMetricFamily("swarm_plan_gap_ratio", "Of the bound, that the plan may miss", value=view.gap)
-    lanes = {lane.key: lane for lane in view.lanes if lane.key != "rest"}
+    lanes = {lane.key: lane for lane in view.lanes if lane.key != REST}
     replicas = {key: len(lane.boxes) for key, lane in lanes.items()}
     yield _labelled("swarm_stage_replicas", "Peers of a stage, or data owners", "stage", replicas)
     loads = {key: lane.load for key, lane in lanes.items()}

@@ -97,11 +97,12 @@ class _Figures:
             "to go": (duration(view.eta_s) if view.step else _NOTHING, f"{view.step / view.steps:.0%} done"),
             "plan": (
                 f"{view.plan}" if view.plan else _NOTHING,
-                f"gap to the bound at most {view.gap:.1%}" if view.bound_tokens_per_s else "",
+                f"misses at most {view.gap:.1%}" if view.bound_tokens_per_s else "",
             ),
             "last commit": (
                 f"{duration(view.step_age_s)} ago" if view.step else _NOTHING,
-                f"{view.counts.get('lost', 0)} losses, {view.counts.get('round_failed', 0)} broken rounds",
+                f"{words.counted(view.counts.get('lost', 0), 'loss', 'losses')}, "
+                f"{words.counted(view.counts.get('round_failed', 0), 'broken round')}",
             ),
         }
         for name, (value, note) in found.items():
@@ -146,7 +147,9 @@ class _Body:
             with section("events", "Events"):
                 self._events = Table("events", tables.EVENTS, tables.events(view.events), 12, "nothing happened yet")
             with section("links", "Links between peers, as measured"):
-                self._links = Table("links", tables.LINKS, tables.links(view.links), 12, "none was measured")
+                self._links = Table(
+                    "links", tables.LINKS, tables.links(view.links, view.scheduler), 12, "none was measured"
+                )
 
     def update(self, view: View) -> None:
         self._lanes.update(view)
@@ -154,7 +157,7 @@ class _Body:
             chart.update(view)
         self._peers.update(tables.peers(view))
         self._events.update(tables.events(view.events))
-        self._links.update(tables.links(view.links))
+        self._links.update(tables.links(view.links, view.scheduler))
 
 
 class _PeerPage:
@@ -190,4 +193,4 @@ class _PeerPage:
                     text("dt", name)
                     text("dd", value)
         self._events.update(tables.events([event for event in view.events if self._peer in event.peers]))
-        self._links.update(tables.links(found.links if found else ()))
+        self._links.update(tables.links(found.links if found else (), view.scheduler))

@@ -118,7 +118,12 @@ async def _serve(folder: RunFolder, listener: socket.socket, host: str, token: s
 
         app = _application(_Feed(folder), token, folder.config.fingerprint)
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=1, ws="websockets"
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,
+            ws="websockets-sansio",
         )
         tell(_address(listener, host, token, folder.run_dir))  # whoever comes before the first answer waits in line
         await uvicorn.Server(config).serve([listener])

@@ -34,7 +34,7 @@ LINKS: Columns = (
     ("round_trip", "round trip ms", "number"),
     ("rate", "Mbit/s", "number"),
 )
-EVENTS: Columns = (("time", "time", "text"), ("words", "what happened", "words"))
+EVENTS: Columns = (("time", "time", "time"), ("words", "what happened", "words"))
 
 
 def peers(view: View) -> Rows:
@@ -62,7 +62,7 @@ def peers(view: View) -> Rows:
     ]
 
 
-def links(found: Sequence[Link]) -> Rows:
+def links(found: Sequence[Link], scheduler: str) -> Rows:
     """Ways between peers, the longest first."""
     ranked = sorted(found, key=lambda link: -link.round_trip_s)
     return [
@@ -70,8 +70,8 @@ def links(found: Sequence[Link]) -> Rows:
             "id": f"{link.source} {link.target}",
             "source": short(link.source),
             "source_id": link.source,
-            "target": short(link.target),
-            "target_id": link.target,
+            "target": "scheduler" if link.target == scheduler else short(link.target),
+            "target_id": "" if link.target == scheduler else link.target,
             "round_trip": _number(milliseconds(link.round_trip_s)),
             "rate": _number(mbit(link.bytes_per_s)),
         }

@@ -16,8 +16,9 @@ LIGHT = {
     "good": "#1d6f42",
     "wait": "#8a5300",
     "bad": "#b3152a",
-    "box-works": "#d3eadb",
-    "box-waits": "#fae3b8",
+    "box-works": "#bfe3cb",
+    "box-waits": "#e2eddf",
+    "box-late": "#fadfae",
     "box-rest": "#e3e7ed",
     "box-lost": "#f8d3d6",
     "series-1": "#1a5fb4",
@@ -37,8 +38,9 @@ DARK = {
     "good": "#6fce97",
     "wait": "#f0b95c",
     "bad": "#ff8f98",
-    "box-works": "#1f4a32",
-    "box-waits": "#5a4212",
+    "box-works": "#1f5a3a",
+    "box-waits": "#25382d",
+    "box-late": "#5e4410",
     "box-rest": "#313a46",
     "box-lost": "#632129",
     "series-1": "#7fb2f5",
@@ -48,7 +50,7 @@ DARK = {
     "series-5": "#9fabba",
 }
 _GROUNDS = ("ground", "card", "inset")
-_BOXES = ("box-works", "box-waits", "box-rest", "box-lost")
+_BOXES = ("box-works", "box-waits", "box-late", "box-rest", "box-lost")
 READ_ON = (
     *((text, ground) for text in ("ink", "faint", "accent", "good", "wait", "bad") for ground in _GROUNDS),
     *(("ink", box) for box in _BOXES),
@@ -68,7 +70,7 @@ body { background: var(--ground); color: var(--ink); font: 14px/1.45 system-ui, 
 .card { background: var(--card); border: 1px solid var(--edge); border-radius: 6px; padding: 12px 14px; min-width: 0; }
 .head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 14px; }
 .faint { color: var(--faint); }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: 12px; }
+.figures { margin: 0; display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: 12px; }
 .figure { background: var(--card); border: 1px solid var(--edge); border-radius: 6px; padding: 8px 12px; min-width: 0; }
 .figure dt { color: var(--faint); font-size: 12px; }
 .figure dd { font-size: 20px; line-height: 1.3; font-variant-numeric: tabular-nums; margin: 0;
@@ -97,8 +99,8 @@ body { background: var(--ground); color: var(--ink); font: 14px/1.45 system-ui, 
 .page a.box b { display: block; font: 600 12px/1.4 ui-monospace, Menlo, Consolas, monospace; }
 .page a.works { background: var(--box-works); }
 .page a.waits { background: var(--box-waits); }
-.page a.lost, .page a.left { background: var(--box-lost); text-decoration: line-through; }
-.page a.holds-up { border: 1px dashed var(--bad); }
+.page a.lost, .page a.left { background: var(--box-lost); }
+.page a.late { background: var(--box-late); border-color: var(--wait); }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 16px; margin-top: 10px; font-size: 12px; color: var(--faint); }
 .legend i { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 5px;
   vertical-align: -1px; border: 1px solid transparent; }
@@ -107,8 +109,7 @@ body { background: var(--ground); color: var(--ink); font: 14px/1.45 system-ui, 
 .page .q-table__card { background: transparent; color: var(--ink); box-shadow: none; }
 .page .q-table th, .page .q-table td { font-size: 13px; padding: 3px 10px; height: 28px; border-color: var(--edge);
   color: var(--ink); font-variant-numeric: tabular-nums; }
-.page .q-table td { overflow-wrap: anywhere; }
-.page .q-table td.words { white-space: normal; min-width: 14em; }
+.page .q-table td.words { white-space: normal; min-width: 14em; overflow-wrap: anywhere; }
 .page .q-table th { color: var(--faint); font-weight: 600; }
 .page .q-table th button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
 .page .q-table__bottom { color: var(--faint); border-color: var(--edge); min-height: 36px; font-size: 12px; }
@@ -122,6 +123,7 @@ body { background: var(--ground); color: var(--ink); font: 14px/1.45 system-ui, 
   .figures { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 8px; }
   .lane { grid-template-columns: minmax(0, 1fr) auto; gap: 2px 10px; }
   .lane-bar { grid-column: 1 / -1; grid-row: 2; }
+  .page .q-table td.time { white-space: normal; min-width: 7em; }
 }
 """
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from scheduler.dashboard.books import Contribution, EventBook, LedgerBook
 from scheduler.dashboard.history import Point
-from scheduler.text import in_words, short
+from scheduler.text import in_words, peers_in, short, shortened
 
 SILENT_S = 10.0
 """The scheduler rewrites its status every second; one that has not for so long does not run."""
@@ -16,6 +16,13 @@ SILENT_S = 10.0
 Condition = Literal["works", "waits", "stands by", "leaving", "left", "lost", "unknown"]
 """Of a peer: `waits` for something itself, with a part in the plan."""
 
+_LATE_STEPS = 2.0
+"""A step that takes as long as so many before it waits for somebody in particular."""
+_LATE_S = 1.0
+_OWN_BUSINESS = ("listening", "dashboard")
+"""Where the scheduler's files and addresses are is for whoever started it."""
+REST = "rest"
+"""The lane of those that have no part."""
 _GONE = {"leaving": "leaving", "left": "left", "lost": "lost"}
 _SERIOUS = frozenset({"lost", "round_failed", "regroup", "warning", "leader_gone", "suspect"})
 
@@ -36,7 +43,7 @@ class PeerView:
 
     Attributes:
         part: in words.
-        holds_up: the step waits for it.
+        holds_up: the step waits for it, and longer than for any peer before.
         claimed_layer_s: measured when it came; 0 for a peer that does not host.
         observed_layer_s: by itself, while it trains; 0 before.
         rated_layer_s: what plans count on.
@@ -79,7 +86,7 @@ class Lane:
     """A stage, the owners, or the peers without a part.
 
     Attributes:
-        key: `owners`, `stage-0`, …, `rest`.
+        key: `owners`, `stage-0`, …, `REST`.
         load: share of the time that it works when the slowest lane always does; 0 where that is not known.
         microbatches_per_s: that it can do, by the plan.
     """
@@ -109,8 +116,10 @@ class View:
     """The run as of now.
 
     Attributes:
+        scheduler: its peer id.
         is_silent: the scheduler does not run, and the run is not finished.
         age_s: of what the scheduler wrote last.
+        step_s: of the last steps, on average.
         step_age_s: since the last commit, or since the leader began.
         bound_tokens_per_s: 0 where none is known.
         gap: share of the bound that the plan may be missing.
@@ -120,6 +129,7 @@ class View:
 
     run: str
     fingerprint: str
+    scheduler: str
     phase: str
     is_silent: bool
     age_s: float
@@ -130,6 +140,7 @@ class View:
     grad_norm: float | None
     tokens_per_s: float
     eta_s: float
+    step_s: float
     step_age_s: float
     waiting_for: tuple[str, ...]
     plan: int
@@ -174,13 +185,22 @@ def view(status: Mapping[str, Any], events: EventBook, ledger: LedgerBook, steps
     phase = str(status.get("phase", "not started"))
     age_s = max(0.0, now_s - float(status.get("written_at_s", now_s)))
     waiting_for = tuple(map(str, status.get("waiting_for", ())))
-    peers = tuple(_peers(status.get("peers", {}), plan, events, ledger, frozenset(waiting_for), now_s))
-    predicted = float(plan["predicted_tokens_per_s"]) if plan else 0.0
-    bound = events.bounds[-1][1] if events.bounds else 0.0
     newest = ledger.newest
+    left = steps - ledger.num_steps
+    eta_s = float(last.get("eta_s", 0.0))
+    step_s = eta_s / left if left > 0 else 0.0
+    step_age_s = max(0.0, now_s - newest.committed_at_s) if newest else 0.0
+    is_late = newest is None or step_age_s > max(_LATE_S, _LATE_STEPS * step_s)
+    late = frozenset(waiting_for) if is_late else frozenset[str]()
+    peers = tuple(_peers(status.get("peers", {}), plan, events, ledger, late, now_s))
+    predicted = float(plan["predicted_tokens_per_s"]) if plan else 0.0
+    if plan and events.judged[0] == plan["number"]:
+        predicted = events.judged[1]  # members may measure otherwise by now
+    bound = events.bounds[-1][1] if events.bounds else 0.0
     return View(
         run=str(status.get("run", "")),
         fingerprint=str(status.get("fingerprint", "")),
+        scheduler=str(status.get("scheduler", "")),
         phase=phase,
         is_silent=bool(status) and phase != "finished" and age_s > SILENT_S,
         age_s=age_s,
@@ -190,8 +210,9 @@ def view(status: Mapping[str, Any], events: EventBook, ledger: LedgerBook, steps
         loss=newest.loss_sum / newest.tokens if newest and newest.tokens else None,
         grad_norm=newest.grad_norm if newest else None,
         tokens_per_s=float(last.get("tokens_per_s", 0.0)),
-        eta_s=float(last.get("eta_s", 0.0)),
-        step_age_s=max(0.0, now_s - newest.committed_at_s) if newest else 0.0,
+        eta_s=eta_s,
+        step_s=step_s,
+        step_age_s=step_age_s,
         waiting_for=waiting_for,
         plan=int(plan["number"]) if plan else 0,
         predicted_tokens_per_s=predicted,
@@ -202,18 +223,29 @@ def view(status: Mapping[str, Any], events: EventBook, ledger: LedgerBook, steps
         peers=peers,
         history=tuple(ledger.history.points),
         times=tuple(events.times.points),
-        predictions=tuple((first_step + 1, rate) for _, first_step, rate in ledger.plans),
+        predictions=tuple(events.predictions),
         bounds=tuple(events.bounds),
         phase_s=dict(events.phase_s),
         counts=dict(events.counts),
-        events=tuple(_line(event) for event in reversed(events.recent) if in_words(dict(event))),
+        events=tuple(_line(event) for event in reversed(events.recent) if _is_shown(event)),
     )
 
 
+def _is_shown(event: Mapping[str, Any]) -> bool:
+    return event["event"] not in _OWN_BUSINESS and bool(_words(event))
+
+
+def _words(event: Mapping[str, Any]) -> str:
+    try:
+        return in_words(event)
+    except (KeyError, TypeError, ValueError):  # of another version, or damaged
+        return str(event["event"])
+
+
 def _line(event: Mapping[str, Any]) -> EventLine:
-    peers = tuple(str(event[key]) for key in ("peer", "by") if key in event)
-    kind = str(event["event"])
-    return EventLine(float(event.get("time_s", 0.0)), kind, in_words(dict(event)), peers, kind in _SERIOUS)
+    kind, words = str(event["event"]), _words(event)
+    peers = {str(event[key]) for key in ("peer", "by") if key in event} | set(peers_in(words))
+    return EventLine(float(event.get("time_s", 0.0)), kind, shortened(words), tuple(sorted(peers)), kind in _SERIOUS)
 
 
 # --- peers -------------------------------------------------------------------------------------------------------
@@ -314,14 +346,20 @@ def _lanes(plan: Mapping[str, Any] | None, peers: tuple[PeerView, ...]) -> tuple
             load=slowest / rate if rate > 0 else 0.0,
             is_bottleneck=rate > 0 and rate == slowest,
             microbatches_per_s=rate,
-            boxes=tuple(_box(by_id, peer, share / sum(rate for _, rate in members)) for peer, share in members),
+            boxes=_boxes(by_id, members, knows_shares=key != "owners"),
         )
         for (key, title, detail, members), rate in zip(drafts, rates, strict=True)
     ]
     rest = tuple(_box(by_id, each.peer, 0.0) for each in peers if each.peer not in placed and each.roles)
     if rest:
-        lanes.append(Lane("rest", "no part", "standing by, or gone", 0.0, False, 0.0, rest))
+        lanes.append(Lane(REST, "no part", "standing by, or gone", 0.0, False, 0.0, rest))
     return tuple(lanes)
+
+
+def _boxes(by_id: Mapping[str, PeerView], members: list[tuple[str, float]], *, knows_shares: bool) -> tuple[Box, ...]:
+    """Owners take leases as they finish others: no plan gives them shares."""
+    total = sum(rate for _, rate in members)
+    return tuple(_box(by_id, peer, rate / total if knows_shares else 0.0) for peer, rate in members)
 
 
 def _ends_s(by_id: Mapping[str, PeerView], peer: str) -> float:

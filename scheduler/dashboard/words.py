@@ -30,19 +30,29 @@ def state(view: View) -> tuple[str, str]:
     return ("training", "good") if view.phase in _PHASES else (view.phase, "wait")
 
 
+def counted(number: int, what: str, several: str = "") -> str:
+    """A number of things."""
+    return f"{number:,} {what if number == 1 else several or what + 's'}"
+
+
 def bytes_in_words(value: float) -> str:
     """Memory."""
     return f"{value / (1 << 30):,.1f} GiB" if value >= 1 << 30 else f"{value / (1 << 20):,.0f} MiB"
 
 
+def figure(value: float) -> str:
+    """With three digits at least, and no power of ten."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
 def mbit(bytes_per_s: float) -> str:
     """A line, in Mbit/s; empty where it is not known."""
-    return f"{bytes_per_s * 8 / 1e6:,.4g}" if bytes_per_s else ""
+    return figure(bytes_per_s * 8 / 1e6) if bytes_per_s else ""
 
 
 def milliseconds(seconds: float) -> str:
     """In ms; empty where it is not known."""
-    return f"{seconds * 1000:,.3g}" if seconds else ""
+    return figure(seconds * 1000) if seconds else ""
 
 
 def clock(time_s: float) -> str:
