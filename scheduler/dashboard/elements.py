@@ -84,16 +84,15 @@ class Table:
     """A table that can be sorted with mouse and keyboard.
 
     Args:
-        name: for those who do not see it.
         columns: (key, heading, kind); kind is `text`, `words`, `time`, `number`, or `peer`: a link, with the
             id in `KEY_id`, where that is not empty.
         rows: by column; `id` tells them apart, `serious` marks one.
         page_rows: shown at once.
+        nothing: said where there are no rows.
     """
 
     def __init__(
         self,
-        name: str,
         columns: Sequence[tuple[str, str, str]],
         rows: list[dict[str, Any]],
         page_rows: int,
@@ -113,10 +112,9 @@ class Table:
         ]
         self._page_rows = page_rows
         self._table = ui.table(columns=laid_out, rows=rows, row_key="id", pagination=page_rows)
-        self._table.props("flat dense binary-state-sort").props["aria-label"] = name
+        self._table.props("flat dense binary-state-sort")
         self._table.props["no-data-label"] = nothing
         self._table.props["hide-pagination"] = len(rows) <= page_rows
-        self._table.props["table-aria-label"] = name
         self._table.add_slot(
             "header-cell", '<q-th :props="props"><button type="button">{{ props.col.label }}</button></q-th>'
         )

@@ -34,7 +34,7 @@ def install(look: Look) -> None:
         with ui.element("main").classes("page"):
             _follow(look, [_Head(view), _Figures(view), _Alerts(view), _Body(view)])
 
-    @ui.page("/peer/{peer}", title="swarm · peer")
+    @ui.page("/peer/{peer:path}", title="swarm · peer")
     async def peer(peer: str) -> None:
         _dress()
         view = await look()
@@ -142,14 +142,12 @@ class _Body:
                 with section(key, title):
                     self._charts.append(Chart(options, view))
         with section("peers", "Peers and what they contributed"):
-            self._peers = Table("peers", tables.PEERS, tables.peers(view), 15, "no peer has come yet")
+            self._peers = Table(tables.PEERS, tables.peers(view), 15, "no peer has come yet")
         with ui.element("div").classes("halves"):
             with section("events", "Events"):
-                self._events = Table("events", tables.EVENTS, tables.events(view.events), 12, "nothing happened yet")
+                self._events = Table(tables.EVENTS, tables.events(view.events), 12, "nothing happened yet")
             with section("links", "Links between peers, as measured"):
-                self._links = Table(
-                    "links", tables.LINKS, tables.links(view.links, view.scheduler), 12, "none was measured"
-                )
+                self._links = Table(tables.LINKS, tables.links(view.links, view.scheduler), 12, "none was measured")
 
     def update(self, view: View) -> None:
         self._lanes.update(view)
@@ -172,9 +170,9 @@ class _PeerPage:
         self._shown: list[tuple[str, str]] | None = None
         with ui.element("div").classes("halves"):
             with section("events", "Events about it"):
-                self._events = Table("events", tables.EVENTS, [], 12, "none")
+                self._events = Table(tables.EVENTS, [], 12, "none")
             with section("links", "Its links, as measured"):
-                self._links = Table("links", tables.LINKS, [], 12, "none was measured")
+                self._links = Table(tables.LINKS, [], 12, "none was measured")
         self.update(view)
 
     def update(self, view: View) -> None:
