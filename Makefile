@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check long clean
+.PHONY: setup demo test check long clean chromium
 
 setup: $(READY)
 
@@ -17,8 +17,15 @@ $(READY): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/swarm demo $(ARGS)
 
-test: setup
+test: setup chromium
 	$(BIN)/pytest -q $(ARGS)
+
+# For the dashboard's tests, which are skipped without it. Installed only where that takes no password.
+chromium:
+	@command -v chromium chromium-browser google-chrome >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	       && apt-get install -y -qq chromium >/dev/null; } \
+	  || echo "no Chromium: the dashboard's browser tests will be skipped"
 
 check: setup
 	$(BIN)/ruff check .

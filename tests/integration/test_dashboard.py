@@ -89,7 +89,7 @@ def test_a_swarm_is_followed_and_a_killed_peer_turns_up_as_dead(tmp_path: Path, 
     values = run_values("fp32") | {"schedule": {"steps": 10_000, "checkpoint_every_steps": 10_000}}
     shards = write_random_shards(tmp_path / "text", 1, 1, 4000)
     options = {f"host-{number}": ("--device", f"emulated:{LAYER_S}") for number in range(3)}
-    options["scheduler"] = ("--dashboard", "0")
+    options |= {"scheduler": ("--dashboard", "0"), "owner-0": ("--metrics-port", "0")}
     with Fleet(tmp_path / "fleet", values, shards, num_hosts=3, num_stages=1, options=options) as fleet:
         address = fleet.scheduler.wait_for("dashboard")["url"]
         watched = Watched(browser.new_context())
@@ -103,7 +103,7 @@ def test_a_swarm_is_followed_and_a_killed_peer_turns_up_as_dead(tmp_path: Path, 
         expect(box).to_have_class("box lost", timeout=LIMIT_MS)
         expect(page.get_by_role("status", name="alerts")).to_contain_text(f"{victim[-6:]} was lost")
         check_progress(page)
-        check_metrics(address)
+        check_metrics(address, fleet.programs["owner-0"].wait_for("metrics")["url"])
         box.focus()
         page.keyboard.press("Enter")
         expect(page.get_by_role("heading", level=1)).to_have_text(f"peer {victim[-6:]}")
@@ -123,9 +123,12 @@ def check_progress(page: Page) -> None:
     page.wait_for_function(f"before => {number} > before", arg=before)
 
 
-def check_metrics(address: str) -> None:
-    families = text_string_to_metric_families(fetched(address + "metrics")[1])
-    found = {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
+def check_metrics(address: str, address_of_owner: str) -> None:
+    found = {}
+    for each in (address + "metrics", address_of_owner):
+        families = text_string_to_metric_families(fetched(each)[1])
+        found |= {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
+    assert "swarm_peer_computed_tokens_total" in found
     assert found["swarm_steps_total"] > 0
     assert found["swarm_plan_number"] >= 2, "one without the victim"
 
