@@ -22,9 +22,10 @@ test: setup chromium
 
 # For the dashboard's tests, which are skipped without it. Installed only where that takes no password.
 chromium:
-	@command -v chromium chromium-browser google-chrome >/dev/null \
-	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-	       && apt-get install -y -qq chromium >/dev/null; } \
+	@which chromium || which chromium-browser || which google-chrome \
+	  || { [ "$$(id -u)" = 0 ] && which apt-get \
+	       && timeout 300 sh -c "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium"; } \
+	     >/dev/null 2>&1 \
 	  || echo "no Chromium: the dashboard's browser tests will be skipped"
 
 check: setup

@@ -12,6 +12,12 @@ from nicegui.elements.mixins.text_element import TextElement
 
 from scheduler.dashboard.view import View
 
+_SORTED = (
+    "!props.col.__thClass.includes('sorted') ? null "
+    ": props.col.__thClass.includes('sort-desc') ? 'descending' : 'ascending'"
+)
+"""Which way a table is sorted, for those who do not see it; Quasar tells it by a class only."""
+
 Options = Callable[[View], tuple[dict[str, Any], str]]
 
 
@@ -116,7 +122,9 @@ class Table:
         self._table.props["no-data-label"] = nothing
         self._table.props["hide-pagination"] = len(rows) <= page_rows
         self._table.add_slot(
-            "header-cell", '<q-th :props="props"><button type="button">{{ props.col.label }}</button></q-th>'
+            "header-cell",
+            f'<q-th :props="props" :aria-sort="{_SORTED}">'
+            '<button type="button">{{ props.col.label }}</button></q-th>',
         )
         for key, _, kind in columns:
             if kind == "peer":
