@@ -70,7 +70,8 @@ class _Head:
         set_classes(self._state, f"state {how}")
         running = state == "training"
         self._phase.set_text(f"step {view.step + 1}: {words.phase_in_words(view.phase)}" if running else "")
-        who = ", ".join(map(short, view.waiting_for[:4])) + (" …" if len(view.waiting_for) > 4 else "")
+        late = [peer.name for peer in view.peers if peer.holds_up]
+        who = ", ".join(late[:4]) + (" …" if len(late) > 4 else "")
         self._waits.set_text(f"waits for {who}" if running and who else "")
 
 

@@ -23,6 +23,8 @@ from swarm.errors import ConfigError, PortTaken
 
 _FRESH_S = 0.8
 """A view is shown to everybody who asks within so long."""
+_LOOKS_APART = 4.0
+"""Times as long as a look took: those at thousands of peers come less often."""
 _POLITE = 5
 """Training goes first where processors are scarce."""
 
@@ -100,14 +102,16 @@ class _Feed:
 
     folder: RunFolder
     _view: View | None = None
-    _looked_at_s: float = 0.0
+    _again_at_s: float = 0.0
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def look(self) -> View:
         async with self._looking:
-            if self._view is None or time.monotonic() - self._looked_at_s > _FRESH_S:
+            began_s = time.monotonic()
+            if self._view is None or began_s > self._again_at_s:
                 self._view = await asyncio.to_thread(self.folder.look)
-                self._looked_at_s = time.monotonic()
+                now_s = time.monotonic()
+                self._again_at_s = now_s + max(_FRESH_S, _LOOKS_APART * (now_s - began_s))
             return self._view
 
 

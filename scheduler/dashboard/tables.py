@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,7 +65,7 @@ def peers(view: View) -> Rows:
 
 def links(found: Sequence[Link], scheduler: str) -> Rows:
     """Ways between peers, the longest first."""
-    ranked = sorted(found, key=lambda link: -link.round_trip_s)
+    ranked = heapq.nlargest(MOST_ROWS, found, key=lambda link: link.round_trip_s)
     return [
         {
             "id": f"{link.source} {link.target}",
@@ -75,7 +76,7 @@ def links(found: Sequence[Link], scheduler: str) -> Rows:
             "round_trip": _number(milliseconds(link.round_trip_s)),
             "rate": _number(mbit(link.bytes_per_s)),
         }
-        for link in ranked[:MOST_ROWS]
+        for link in ranked
     ]
 
 

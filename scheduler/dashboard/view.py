@@ -21,6 +21,8 @@ _LATE_STEPS = 2.0
 _LATE_S = 1.0
 _OWN_BUSINESS = ("listening", "dashboard")
 """Where the scheduler's files and addresses are is for whoever started it."""
+_ALIKE = 1.01
+"""Stages whose rates differ by less are bottlenecks alike."""
 REST = "rest"
 """The lane of those that have no part."""
 _GONE = {"leaving": "leaving", "left": "left", "lost": "lost"}
@@ -344,7 +346,7 @@ def _lanes(plan: Mapping[str, Any] | None, peers: tuple[PeerView, ...]) -> tuple
             title=title,
             detail=detail,
             load=slowest / rate if rate > 0 else 0.0,
-            is_bottleneck=rate > 0 and rate == slowest,
+            is_bottleneck=0 < rate <= slowest * _ALIKE,
             microbatches_per_s=rate,
             boxes=_boxes(by_id, members, knows_shares=key != "owners"),
         )
