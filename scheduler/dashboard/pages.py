@@ -98,7 +98,7 @@ class _Figures:
             "to go": (duration(view.eta_s) if view.step else _NOTHING, f"{view.step / view.steps:.0%} done"),
             "plan": (
                 f"{view.plan}" if view.plan else _NOTHING,
-                f"misses at most {view.gap:.1%}" if view.bound_tokens_per_s else "",
+                f"misses at most {view.gap:.1%}" if view.plan and view.bound_tokens_per_s else "",
             ),
             "last commit": (
                 f"{duration(view.step_age_s)} ago" if view.step else _NOTHING,

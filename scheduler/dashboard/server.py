@@ -62,7 +62,8 @@ def serve(run_dir: RunDir, host: str, port: int, tell: Tell) -> None:
         os.nice(_POLITE)
     with _listening(host, port) as listener:
         token = "" if is_local(host) else _token(run_dir.dashboard_token)
-        asyncio.run(_serve(folder, listener, host, token, tell))
+        with contextlib.suppress(KeyboardInterrupt):  # both signals come as this, after the server closed
+            asyncio.run(_serve(folder, listener, host, token, tell))
 
 
 def check_installed() -> None:

@@ -95,7 +95,7 @@ body { background: var(--ground); color: var(--ink); font: 14px/1.45 system-ui, 
 .lane.bottleneck .lane-bar { border-color: var(--bad); }
 .lane.bottleneck .lane-note { color: var(--bad); font-weight: 650; }
 .page a.box { color: var(--ink); background: var(--box-rest); border-radius: 4px; padding: 2px 8px; font-size: 12px;
-  line-height: 1.35; min-width: 76px; flex-basis: 76px; border: 1px solid transparent; overflow-wrap: anywhere; }
+  line-height: 1.35; min-width: 92px; flex-basis: 92px; border: 1px solid transparent; overflow-wrap: anywhere; }
 .page a.box b { display: block; font: 600 12px/1.4 ui-monospace, Menlo, Consolas, monospace; }
 .page a.works { background: var(--box-works); }
 .page a.waits { background: var(--box-waits); }
