@@ -25,6 +25,8 @@ _FRESH_S = 0.8
 """A view is shown to everybody who asks within so long."""
 _LOOKS_APART = 4.0
 """Times as long as a look took: those at thousands of peers come less often."""
+_AWAY_S = 15.0
+"""A browser that is back within so long goes on; a busy machine may take a while to answer."""
 _POLITE = 5
 """Training goes first where processors are scarce."""
 
@@ -83,8 +85,10 @@ def _listening(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as error:
+        is_name = isinstance(error, socket.gaierror)
+        reason = error.strerror if is_name else os.strerror(error.errno or 0)  # without Python's own words
         raise PortTaken(
-            f"cannot show the dashboard on {host}:{port} ({error.strerror})", "choose another port, or 0 for a free one"
+            f"cannot show the dashboard on {host}:{port} ({reason})", "choose another port, or 0 for a free one"
         ) from None
 
 
@@ -159,5 +163,13 @@ def _application(feed: _Feed, token: str, fingerprint: str) -> Guarded:
         return Response(exposition(await feed.look()), media_type=CONTENT_TYPE)
 
     install(feed.look)
-    ui.run_with(app, title="swarm", dark=None, language="en-US", tailwind=False, show_welcome_message=False)
+    ui.run_with(
+        app,
+        title="swarm",
+        dark=None,
+        language="en-US",
+        tailwind=False,
+        reconnect_timeout=_AWAY_S,
+        show_welcome_message=False,
+    )
     return Guarded(app, Door(token), f"swarm_{fingerprint[:12]}")

@@ -114,7 +114,6 @@ body { background: var(--ground); color: var(--ink); font: 14px/1.45 system-ui, 
 .page .q-table th button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
 .page .q-table__bottom { color: var(--faint); border-color: var(--edge); min-height: 36px; font-size: 12px; }
 .page .serious { color: var(--bad); }
-.skip { position: absolute; left: -9999px; } .skip:focus { position: static; }
 @media (max-width: 900px) {
   .charts, .halves { grid-template-columns: minmax(0, 1fr); }
 }

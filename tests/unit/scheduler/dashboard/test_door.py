@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
-from scheduler.dashboard.door import Asked, Door, is_local
+from scheduler.dashboard.door import Asked, Door, Guarded, is_local
 from scheduler.dashboard.server import parse_address
 from swarm.errors import ConfigError
 
@@ -68,3 +71,47 @@ def test_addresses(text: str, address: tuple[str, int]) -> None:
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_address(text)
+
+
+def answer_to(kind: str, path: str = "/", query: str = "", **headers: str) -> list[dict[str, Any]]:
+    """What a guarded application that answers nothing sends."""
+    sent: list[dict[str, Any]] = []
+
+    async def behind(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    lines = [(name.encode(), value.encode()) for name, value in {"host": "any", **headers}.items()]
+    scope = {"type": kind, "path": path, "query_string": query.encode(), "headers": lines}
+    asyncio.run(Guarded(behind, Door(TOKEN), "run")(scope, receive, send))
+    return sent
+
+
+def test_a_token_in_the_address_becomes_a_cookie_that_is_enough() -> None:
+    start, _ = answer_to("http", "/peer/a b", f"token={TOKEN}&page=2")
+    headers = dict(start["headers"])
+    assert (start["status"], headers[b"location"]) == (303, b"/peer/a%20b?page=2")
+    cookie = headers[b"set-cookie"].decode().split(";")[0]
+    (start,) = answer_to("http", cookie=cookie)
+    assert start["status"] == 200
+    assert b"content-security-policy" in dict(start["headers"])
+
+
+@pytest.mark.parametrize("path", ["//evil.example", "/\r\nset-cookie: a=b"])
+def test_the_way_on_stays_here_and_in_its_line(path: str) -> None:
+    start, _ = answer_to("http", path, f"token={TOKEN}")
+    location = dict(start["headers"])[b"location"]
+    assert location.startswith(b"/")
+    assert not location.startswith(b"//")
+    assert b"\n" not in location
+
+
+def test_a_socket_is_refused_before_it_opens() -> None:
+    (closed,) = answer_to("websocket", cookie="run=wrong")
+    assert closed["type"] == "websocket.close"
+    assert answer_to("http", cookie="run=wrong")[0]["status"] == 403

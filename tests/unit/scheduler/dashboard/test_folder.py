@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from scheduler import verbs
 from scheduler.audit_log import AuditLog
 from scheduler.dashboard.folder import RunFolder
 from scheduler.event_log import EventLog
@@ -108,3 +109,16 @@ def test_a_disk_that_refuses_costs_events_only(tmp_path: Path) -> None:
 def test_no_run_no_view(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="swarm init"):
         RunFolder(RunDir(tmp_path))
+
+
+def test_swarm_status_tells_what_the_pages_tell(run_dir: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    status = Status(run_dir.status, run_dir.load_config())
+    status.plan = plan(["a"])
+    status.on_registered("a", capabilities())
+    status.save()
+    verbs.status(run_dir.root, json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert [lane["key"] for lane in found["lanes"]] == ["owners", "stage-0"]
+    assert [alert["kind"] for alert in found["alerts"]] == ["one_replica"]
+    verbs.status(run_dir.root, json=False)
+    assert "has one replica" in capsys.readouterr().out
