@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check long clean
+.PHONY: setup demo test check long clean chromium
 
 setup: $(READY)
 
@@ -17,8 +17,16 @@ $(READY): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/swarm demo $(ARGS)
 
-test: setup
+test: setup chromium
 	$(BIN)/pytest -q $(ARGS)
+
+# For the dashboard's tests, which are skipped without it. Installed only where that takes no password.
+chromium:
+	@which chromium || which chromium-browser || which google-chrome \
+	  || { [ "$$(id -u)" = 0 ] && which apt-get \
+	       && timeout 300 sh -c "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium"; } \
+	     >/dev/null 2>&1 \
+	  || echo "no Chromium: the dashboard's browser tests will be skipped"
 
 check: setup
 	$(BIN)/ruff check .

@@ -125,6 +125,8 @@ class Peer:
     _presence: Presence = field(init=False)
     _leaves_at_s: float = math.inf
     keepsake: Keepsake = field(kw_only=True)
+    observe: Callable[[Heartbeat], None] = field(default=lambda heartbeat: None, kw_only=True)
+    """Hears what we tell our scheduler."""
 
     def __post_init__(self) -> None:
         folder = self.node.state_dir / f"run-{self.joined.config.fingerprint[:16]}"
@@ -230,13 +232,13 @@ class Peer:
                 self._orders.put_nowait((self._oath.allegiance.leader, MayLeave(term=self._oath.allegiance.term)))
             lost = " · the scheduler cannot be reached" if self.outbox.failures else ""
             self.say(self.assignment.status + lost)
-            self.outbox.post(
-                Heartbeat(
-                    waiting_for=self.assignment.waiting_for,
-                    computed_tokens=self.assignment.computed_tokens,
-                    layer_seconds=self.assignment.layer_s,
-                )
+            heartbeat = Heartbeat(
+                waiting_for=self.assignment.waiting_for,
+                computed_tokens=self.assignment.computed_tokens,
+                layer_seconds=self.assignment.layer_s,
             )
+            self.outbox.post(heartbeat)
+            self.observe(heartbeat)
 
     # --- whom to obey ----------------------------------------------------------------------------------------------
 

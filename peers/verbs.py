@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from swarm.config import NodeConfig
 from swarm.telemetry import Teller
+
+if TYPE_CHECKING:
+    from peers.metrics import PeerMetrics
 
 _MIB = 1 << 20
 _MBIT = 1e6 / 8
@@ -33,6 +36,9 @@ def join(
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda, or emulated:SECONDS a layer, for experiments.")
     ] = "auto",
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Prometheus metrics for this machine; 0: a free port.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Take part in a run: host layers, and with --data train on your own private text."""
@@ -50,7 +56,7 @@ def join(
     text = _read_invite_file(Path(invite)) if len(invite) < 256 and Path(invite).is_file() else invite
     teller = Teller(json)
     try:
-        _run(text, node, data, teller)
+        _run(text, node, data, metrics_port, teller)
     finally:
         teller.close()
 
@@ -64,7 +70,7 @@ def _read_invite_file(path: Path) -> str:
         raise InviteInvalid(f"cannot read an invite from {path} ({error})", "paste the invite itself") from None
 
 
-def _run(invite: str, node: NodeConfig, data: Path | None, teller: Teller) -> None:
+def _run(invite: str, node: NodeConfig, data: Path | None, metrics_port: int | None, teller: Teller) -> None:
     from swarm.admission import read_invite
 
     read_invite(invite, _now_s())  # a mistyped invite is told at once, not after seconds of loading libraries
@@ -74,15 +80,33 @@ def _run(invite: str, node: NodeConfig, data: Path | None, teller: Teller) -> No
     from peers.joining import opened
     from swarm.signals import until_stopped
 
+    metrics = None
+    if metrics_port is not None:
+        metrics = _metrics(metrics_port)
+        teller.tell({"event": "metrics", "url": metrics.url}, f"metrics at {metrics.url}")
     leaving: list[Callable[[], bool]] = []
 
     async def main() -> None:
         async with opened(invite, node, data, teller.say) as peer:
             teller.tell({"event": "joined", "peer": peer.endpoint.peer_id})
             leaving.append(peer.leave)
+            if metrics is not None:
+                peer.observe = metrics.take
             await peer.run()
 
     uvloop.run(until_stopped(main(), lambda: bool(leaving) and leaving[0]()))
+
+
+def _metrics(port: int) -> PeerMetrics:
+    from swarm.errors import ConfigError
+
+    try:
+        from peers.metrics import PeerMetrics
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "--metrics-port needs prometheus_client", "pip install 'swarm-pretraining[dashboard]', or leave it out"
+        ) from None
+    return PeerMetrics(port)
 
 
 def _now_s() -> float:

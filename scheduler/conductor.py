@@ -129,6 +129,7 @@ class Conductor:
         for peer, holdings in self.candidacy.holdings.items():
             if self.office.roster.enlist(peer) is not None:
                 self._gathering.granted(peer, holdings)
+                self.office.status.on_state(peer, "here")
         try:
             return await beside(self._to_the_end(), self._keep_asking())
         finally:
@@ -268,6 +269,7 @@ class Conductor:
             self.office.warn(f"{peer} wants to leave, and nobody else has its part of the model yet")
             return
         self.office.tell({"event": "leaving", "peer": peer})
+        self.office.status.on_state(peer, "leaving")
         roster.leaves(peer)
         self.changes.leaves(peer)
 
@@ -278,6 +280,7 @@ class Conductor:
                 self.posts.post(peer, MayLeave(term=self.term))
                 self.office.roster.lose(peer, time.monotonic())
                 self.office.tell({"event": "left", "peer": peer})
+                self.office.status.on_state(peer, "left")
 
     async def _check(self, peers: tuple[str, ...]) -> None:
         """Whoever does not answer now is lost; then the leader may go on."""
@@ -329,6 +332,7 @@ class Conductor:
         if facts is None:
             return
         self.posts.welcome_back(peer)
+        self.office.status.on_state(peer, "here")
         if self._leader is None:
             self._gathering.granted(peer, reply.holdings)
             return
@@ -362,7 +366,7 @@ class Conductor:
         step = self.office.log.num_steps if leader is None else leader.step
         self.office.log.append_loss(peer, step, problem)
         self.office.tell({"event": "lost", "peer": peer, "problem": problem, "step": step})
-        self.office.status.on_lost(peer)
+        self.office.status.on_state(peer, "lost")
         self.changes.lost(peer)
         if leader is None:
             self._gathering.lost(peer)

@@ -362,7 +362,7 @@ async def _opened_office(
             directory=directory,
             log=log,
             roster=Roster(),
-            status=Status(run_dir.status, config),
+            status=Status(run_dir.status, config, endpoint.peer_id),
             shelf=Shelf(),
             tell=tell,
             addresses=addresses,

@@ -153,6 +153,14 @@ class PlanChanges:
                 instance = self._replanning.question()
                 found = await asyncio.to_thread(self.planner, instance)
                 self._replanning.solved(instance, found)
+                self.tell(
+                    {
+                        "event": "bound",
+                        "bound_tokens_per_s": found.bound_tokens_per_s,
+                        "plan": self._replanning.plan.number,
+                        "predicted_tokens_per_s": self._replanning.promises(instance),
+                    }
+                )
             self.wake()
 
     @contextlib.contextmanager

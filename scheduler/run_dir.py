@@ -10,7 +10,9 @@ address          the scheduler's addresses while it runs, one a line
 invites/         one invite a role, made when the scheduler starts
 audit.sqlite     every committed step
 checkpoints/     one folder a checkpoint
-status.json      what `swarm status` shows
+status.json      the run as of now: what `swarm status` and the dashboard show
+events.jsonl     what happened, one JSON object a line; events-before.jsonl when it grew too long
+dashboard.token  lets people see a dashboard that others than this machine can reach
 """
 
 from __future__ import annotations
@@ -79,6 +81,14 @@ class RunDir:
     @property
     def status(self) -> Path:
         return self.root / "status.json"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events.jsonl"
+
+    @property
+    def dashboard_token(self) -> Path:
+        return self.root / "dashboard.token"
 
     def load_config(self) -> RunConfig:
         """The run's configuration.

@@ -7,6 +7,8 @@ from typing import Any
 
 import uvloop
 
+from scheduler.dashboard.child import Dashboard
+from scheduler.event_log import EventLog
 from scheduler.node import Node, Wishes, opened
 from scheduler.run_dir import RunDir, make_invite
 from scheduler.text import in_words
@@ -23,21 +25,26 @@ _SLOW_STEP_S = 3.0
 """A step that takes longer is told who it waits for."""
 
 
-def serve(folder: RunDir, wishes: Wishes, invite: str, host: str, port: int, invites: Path | None, json: bool) -> None:
+def serve(
+    folder: RunDir, wishes: Wishes, invite: str, host: str, port: int, invites: Path | None, dashboard: str, json: bool
+) -> None:
     """Run a scheduler until the run is finished, or somebody stops it.
 
     Args:
         invite: of a standby; empty for a run's first scheduler.
         host, port: to listen on.
         invites: the folder for invites; None for the run's.
+        dashboard: the address of the dashboard's server; none where it is empty.
         json: tell events as JSON lines.
 
     Raises:
         SwarmError: with the number of what is wrong.
     """
     teller = Teller(json)
+    events = EventLog(folder.events)
 
     def tell(event: dict[str, Any]) -> None:
+        events.append(event)
         if json or event["event"] not in _PASSING:
             teller.tell(event, in_words(event))
         elif event["event"] == "step" or event["since_s"] > _SLOW_STEP_S:
@@ -50,13 +57,15 @@ def serve(folder: RunDir, wishes: Wishes, invite: str, host: str, port: int, inv
                 file.write("\n".join(addresses).encode())
             paths = _write_invites(node, invites or folder.invites)
             tell({"event": "listening", "addresses": list(addresses), "invites": paths})
-            await node.run()
+            async with Dashboard(folder.root, dashboard, tell):
+                await node.run()
             tell({"event": "finished", "checkpoint": node.office.status.checkpoint})
 
     try:
         uvloop.run(until_stopped(main()))
     finally:
         teller.close()
+        events.close()
 
 
 def _write_invites(node: Node, folder: Path) -> dict[str, str]:

@@ -26,10 +26,15 @@ Event = Callable[[dict[str, Any]], None]
 
 @dataclass(slots=True)
 class Status:
-    """The run as of now."""
+    """The run as of now.
+
+    Args:
+        scheduler: our peer id.
+    """
 
     path: Path
     config: RunConfig
+    scheduler: str = ""
     phase: str = "starting"
     plan: Plan | None = None
     started_at_s: float = 0.0
@@ -51,6 +56,7 @@ class Status:
             "state": "here",
             "waiting_for": "",
             "computed_tokens": 0,
+            "observed_layer_seconds": 0.0,
         }
 
     def certify(self, predicted_tokens_per_s: float, bound_tokens_per_s: float, question: Survey) -> dict[str, Any]:
@@ -70,12 +76,13 @@ class Status:
             self._peers[peer] |= {
                 "waiting_for": heartbeat.waiting_for,
                 "computed_tokens": heartbeat.computed_tokens,
+                "observed_layer_seconds": heartbeat.layer_seconds,
             }
 
-    def on_lost(self, peer: str) -> None:
-        """A member is gone."""
+    def on_state(self, peer: str, state: str) -> None:
+        """A member is `here` (again), `leaving`, has `left`, or is `lost`."""
         if peer in self._peers:
-            self._peers[peer]["state"] = "lost"
+            self._peers[peer]["state"] = state
 
     def enter(self, phase: str, now_s: float) -> None:
         """The step is in another phase, or still in the same one.
@@ -125,6 +132,7 @@ class Status:
         return {
             "run": self.config.name,
             "fingerprint": self.config.fingerprint,
+            "scheduler": self.scheduler,
             "phase": self.phase,
             "waiting_for": list(self.waiting_for),
             "written_at_s": time.time(),

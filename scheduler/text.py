@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -12,6 +14,19 @@ def short(peer: str) -> str:
     return peer[-6:]
 
 
+_PEER_ID = re.compile(r"\b12D3KooW[1-9A-HJ-NP-Za-km-z]{44}\b")
+
+
+def peers_in(words: str) -> list[str]:
+    """Peer ids that a text names."""
+    return _PEER_ID.findall(words)
+
+
+def shortened(words: str) -> str:
+    """A text with its peer ids as people can tell them apart."""
+    return _PEER_ID.sub(lambda found: short(found.group()), words)
+
+
 def duration(seconds: float) -> str:
     """Hours, minutes and seconds, as few as needed."""
     minutes, rest = divmod(round(seconds), 60)
@@ -19,7 +34,7 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-def in_words(event: dict[str, Any]) -> str:
+def in_words(event: Mapping[str, Any]) -> str:
     """One line for an event; empty for those that only programs want."""
     match event["event"]:
         case "listening":
@@ -47,6 +62,11 @@ def in_words(event: dict[str, Any]) -> str:
                 f"{event['bound_tokens_per_s']:,.0f}, so it misses at most {event['gap']:.1%}; "
                 f"{event['measured_pairs']} of {pairs} ways between members were measured, the others estimated"
             )
+        case "bound":
+            return (
+                f"as members measure now, plan {event['plan']} promises {event['predicted_tokens_per_s']:,.0f} "
+                f"tokens/s; none exceeds {event['bound_tokens_per_s']:,.0f}"
+            )
         case "plan_change":
             return "the plan changes: " + "; ".join(event["reasons"])
         case "step":
@@ -59,6 +79,13 @@ def in_words(event: dict[str, Any]) -> str:
             return f"step {event['step'] + 1} is {event['phase']} for {duration(event['since_s'])}, waiting for {who}"
         case "lost":
             return f"lost {short(event['peer'])} in step {event['step']}: {event['problem']}"
+        case "leaving":
+            return f"{short(event['peer'])} wants to leave; it works until a step is committed without it"
+        case "left":
+            return f"{short(event['peer'])} left, and all of its work counts"
+        case "dashboard":
+            key = f"; its token is in {event['token_file']}" if event["token_file"] else ""
+            return f"dashboard at {event['url']}{key}"
         case "standby":
             return f"scheduler {short(event['peer'])} stands by"
         case "following":
@@ -86,7 +113,7 @@ def in_words(event: dict[str, Any]) -> str:
     return ""
 
 
-def status_table(status: dict[str, Any]) -> list[Any]:
+def status_table(status: dict[str, Any], alerts: Sequence[str] = ()) -> list[Any]:
     """What `swarm status` prints: a headline and a table of the peers."""
     step = status["last_step"]
     headline = f"run {status['run']} · {status['phase']}"
@@ -98,7 +125,7 @@ def status_table(status: dict[str, Any]) -> list[Any]:
     for peer, facts in status["peers"].items():
         part = "none any more" if facts["state"] == "lost" else _part(status["plan"], peer)
         table.add_row(short(peer), part, facts["state"], f"{facts['computed_tokens']:,}", facts["waiting_for"])
-    return [headline, "\n", table]
+    return [headline, *(f"\n! {alert}" for alert in alerts), "\n", table]
 
 
 def _part(plan: dict[str, Any] | None, peer: str) -> str:

@@ -1,9 +1,10 @@
-"""`swarm init`, `swarm invite`, `swarm scheduler`, `swarm resume`, `swarm status`."""
+"""`swarm init`, `swarm invite`, `swarm scheduler`, `swarm resume`, `swarm status`, `swarm dashboard`."""
 
 from __future__ import annotations
 
 import enum
 import json as json_module
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -64,6 +65,10 @@ _Invites = Annotated[Path | None, typer.Option(help="Write invites here, instead
 _Standby = Annotated[
     str, typer.Option(help="Stand by for the scheduler that leads: an invite with the role scheduler, or its file.")
 ]
+_Dashboard = Annotated[
+    str,
+    typer.Option(help="Show the run to browsers at [HOST:]PORT; port 0 takes a free one. Needs a token off loopback."),
+]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
@@ -77,10 +82,11 @@ def scheduler(
     port: _Port = 0,
     invites: _Invites = None,
     standby: _Standby = "",
+    dashboard: _Dashboard = "",
     json: _Json = False,
 ) -> None:
     """Run the admin's node: admit peers, plan, lead the steps, keep the audit log and the checkpoints."""
-    _serve(run_dir, standby, hosts, owners, stages, planner, host, port, invites, json)
+    _serve(run_dir, standby, hosts, owners, stages, planner, host, port, invites, dashboard, json)
 
 
 def resume(
@@ -92,10 +98,11 @@ def resume(
     host: _Host = "127.0.0.1",
     port: _Port = 0,
     invites: _Invites = None,
+    dashboard: _Dashboard = "",
     json: _Json = False,
 ) -> None:
     """Go on with a run where it was, on any number of peers; they join again as they did."""
-    _serve(run_dir, "", hosts, owners, stages, planner, host, port, invites, json, resume=True)
+    _serve(run_dir, "", hosts, owners, stages, planner, host, port, invites, dashboard, json, resume=True)
 
 
 def _serve(
@@ -108,6 +115,7 @@ def _serve(
     host: str,
     port: int,
     invites: Path | None,
+    dashboard_address: str,
     json: bool,
     *,
     resume: bool = False,
@@ -119,6 +127,11 @@ def _serve(
     path = Path(standby)
     text = path.read_text(encoding="utf-8") if standby and len(standby) < _LONGEST_PATH and path.is_file() else standby
     credentials(folder, text)  # a missing run is told at once, not after seconds of loading libraries
+    if dashboard_address:
+        from scheduler.dashboard.server import check_installed, parse_address
+
+        parse_address(dashboard_address)
+        check_installed()
 
     from scheduler.node import Wishes
     from scheduler.planner.heuristic import certified_plan
@@ -127,29 +140,48 @@ def _serve(
 
     plan = certified_plan if planner is Planning.best else uniform_plan
     wishes = Wishes(hosts, owners, stages, plan, resume, bool(standby))
-    serve(folder, wishes, text, host, port, invites, json)
+    serve(folder, wishes, text, host, port, invites, dashboard_address, json)
 
 
 def status(
     run_dir: Annotated[Path, typer.Argument(help="The run's folder.")],
     json: Annotated[bool, typer.Option("--json", help="Everything, as one JSON object.")] = False,
 ) -> None:
-    """Show how far a run is, who takes part, and who waits for whom."""
+    """Show how far a run is, who takes part, who waits for whom, and what to look at."""
+    from scheduler.dashboard.alerts import alerts
+    from scheduler.dashboard.folder import RunFolder
     from scheduler.run_dir import RunDir
     from scheduler.text import status_table
     from swarm.errors import RunError
 
     folder = RunDir(run_dir)
-    folder.load_config()
+    reader = RunFolder(folder)
     if not folder.status.exists():
         raise RunError(f"the run in {run_dir} was never started", f"start `swarm scheduler {run_dir}`")
     try:
         found = json_module.loads(folder.status.read_bytes())
     except ValueError:
         raise RunError(f"{folder.status} is damaged", "remove it; the scheduler writes it every second") from None
+    view = reader.look()
+    told = alerts(view)
     if json:
-        typer.echo(json_module.dumps(found))
+        typer.echo(json_module.dumps(view.as_json() | {"alerts": [asdict(alert) for alert in told]}))
     else:
         from rich.console import Console
 
-        Console().print(*status_table(found))
+        Console().print(*status_table(found, [alert.text for alert in told]))
+
+
+def dashboard(
+    run_dir: Annotated[Path, typer.Argument(help="The run's folder; its scheduler need not run.")],
+    address: Annotated[str, typer.Option(help="[HOST:]PORT to listen on; port 0 takes a free one.")] = "127.0.0.1:8080",
+    json: _Json = False,
+) -> None:
+    """Show a run to browsers and Prometheus; `swarm scheduler --dashboard` does the same beside the scheduler."""
+    from scheduler.dashboard.server import parse_address, serve
+    from scheduler.run_dir import RunDir
+    from scheduler.text import in_words
+    from swarm.telemetry import Teller
+
+    teller = Teller(json)
+    serve(RunDir(run_dir), *parse_address(address), lambda event: teller.tell(event, in_words(event)))

@@ -6,6 +6,7 @@ import json
 import sysconfig
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,8 @@ def _half(text: str, owner: int) -> str:
 def run_demo(folder: Path, corpus: Path | None, steps: int, tell: Callable[[dict[str, Any]], None]) -> DemoFigures:
     """Train, export, and sample from the export; every stage of it in processes of their own.
 
+    The dashboard goes along where its libraries are installed.
+
     Args:
         folder: new; everything the demo writes lies in it.
         tell: shows the scheduler's events.
@@ -117,7 +120,8 @@ def run_demo(folder: Path, corpus: Path | None, steps: int, tell: Callable[[dict
         RunError: a process ended too early, with its last words.
     """
     shards = split_corpus(corpus, folder / "corpus")
-    with Fleet(folder, run_values(steps), shards, NUM_HOSTS, NUM_STAGES) as fleet:
+    options = {"scheduler": ("--dashboard", "0")} if find_spec("nicegui") else {}
+    with Fleet(folder, run_values(steps), shards, NUM_HOSTS, NUM_STAGES, options=options) as fleet:
         events = _watch(fleet.scheduler, tell)
         checkpoint = Path(events[-1]["checkpoint"])
     taken = [event for event in events if event["event"] == "step"]

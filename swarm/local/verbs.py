@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+import webbrowser
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +37,10 @@ def demo(
     teller = Teller(as_json=False)
 
     def tell(event: dict[str, Any]) -> None:
+        if event["event"] == "dashboard":
+            teller.tell(event, f"dashboard at {event['url']} until the training is over")
+            _open_browser(event["url"])
+            return
         text = _in_words(event)
         if text:
             teller.say(text)
@@ -50,6 +56,12 @@ def demo(
         f"loss from {figures.first_loss:.3f} to {figures.last_loss:.3f}"
     )
     typer.echo(f"exported for transformers to {figures.export_dir}; a sample:\n\n{figures.sample}")
+
+
+def _open_browser(url: str) -> None:
+    """Where somebody sits at a screen."""
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        webbrowser.open(url)
 
 
 def _in_words(event: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ def test_a_saved_status_can_be_shown(tmp_path: Path) -> None:
     status.on_registered("host-a", facts)
     status.on_registered("host-b", facts)
     status.on_heartbeat("host-a", heartbeat(1234, "gradients"))
-    status.on_lost("host-b")
+    status.on_state("host-b", "lost")
     status.waiting_for = ("host-a",)
     status.started_at_s = 1.0
     status.on_step(Record(step=4, plan=1, round=1, tokens=100, loss_sum=250.0, grad_norm=1.0, work=(), digests=()))
