@@ -14,7 +14,7 @@ from tests.faults.rigs import trial
 
 pytestmark = pytest.mark.usefixtures("warm_starts")
 
-TAKE_OVER_S = 60.0
+TAKE_OVER_S = 150.0
 KILLS = 3
 LEADERS = 200
 
@@ -24,7 +24,7 @@ def has_another_leader(rig: Rig, old: str) -> bool:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(900)
 def test_leaders_are_killed_one_after_the_other(tmp_path: Path) -> None:
     with trial(tmp_path, hosts=2, stages=1, owners=1, standbys=1) as running:
         rig = running.rig
@@ -39,7 +39,7 @@ def test_leaders_are_killed_one_after_the_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_leader_that_slept_finds_another_one_and_stands_by(tmp_path: Path) -> None:
     with trial(tmp_path, hosts=2, stages=1, owners=1, standbys=1) as running:
         rig = running.rig

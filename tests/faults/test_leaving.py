@@ -16,7 +16,7 @@ STEPS = 60
 LIMIT_S = 200.0
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_host_and_an_owner_leave_and_all_of_their_work_counts(rig: Rig) -> None:
     with rig(steps=STEPS, hosts=4, stages=2, owners=2) as fleet:
         gone = {leave(fleet, "host-0", signal.SIGINT), leave(fleet, "owner-1", signal.SIGTERM)}
@@ -47,12 +47,12 @@ def leave(fleet: Fleet, name: str, number: signal.Signals) -> str:
     program = fleet.programs[name]
     program.process.send_signal(number)
     fleet.scheduler.wait_for("left", lambda event: event["peer"] == peer)
-    assert program.process.wait(30.0) == 0
+    assert program.process.wait(120.0) == 0
     assert any("all of its work" in event.get("text", "") for event in program.events)
     return peer
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_who_is_told_twice_leaves_at_once(rig: Rig) -> None:
     """The only host of a stage cannot be replaced: the admin hears of it, and the second Ctrl+C ends it."""
     with rig(steps=10_000, hosts=2, stages=2, owners=1) as fleet:
@@ -62,6 +62,6 @@ def test_who_is_told_twice_leaves_at_once(rig: Rig) -> None:
         fleet.scheduler.wait_for("warning", lambda event: "nobody else has its part" in event["problem"])
         assert program.process.poll() is None, "it works on"
         program.process.send_signal(signal.SIGINT)
-        assert program.process.wait(30.0) == 130
+        assert program.process.wait(120.0) == 130
         told = fleet.scheduler.wait_for("regroup")
         assert "has no host" in told["problem"]

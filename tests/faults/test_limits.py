@@ -30,6 +30,7 @@ from tests.support.runs import Run
 from tests.support.tiny_models import run_config
 
 MIB = 1 << 20
+PATIENCE_S = 150.0
 START = "import sys; from swarm.cli import main; sys.argv[0] = 'swarm'; main()"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a disk of its own needs root")
 
@@ -93,34 +94,34 @@ def test_a_full_disk_leaves_the_old_checkpoint_intact(disk: Disk, num_values: in
 
 
 @needs_root
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("warm_starts")
 def test_a_full_disk_at_the_scheduler_holds_the_run_until_there_is_space(tmp_path: Path) -> None:
     with small_disk(tmp_path / "fleet" / "run", 8 * MIB) as disk, trial(tmp_path, hosts=2, stages=1) as running:
-        running.until("a checkpoint", lambda: running.rig.newest_checkpoint > 0, 60.0)
+        running.until("a checkpoint", lambda: running.rig.newest_checkpoint > 0, PATIENCE_S)
         disk.fill()
         before = {path: path.read_bytes() for path in disk.path.glob("checkpoints/step-*/*")}
-        running.until("a warning", lambda: "S604" in str(running.told("scheduler", "warning")), 60.0)
+        running.until("a warning", lambda: "S604" in str(running.told("scheduler", "warning")), PATIENCE_S)
         (told,) = (event["problem"] for event in running.told("scheduler", "warning") if "S604" in event["problem"])
         assert "audit.sqlite (database or disk is full); free space" in told
         assert before.items() <= {path: path.read_bytes() for path in disk.path.glob("checkpoints/step-*/*")}.items()
         disk.free()
-        running.more_steps(3, 60.0)
+        running.more_steps(3, PATIENCE_S)
 
 
 @needs_root
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("warm_starts")
 def test_a_full_disk_at_a_host_stops_its_journal_only(tmp_path: Path) -> None:
     with small_disk(tmp_path / "fleet" / "host-0", 8 * MIB) as disk, trial(tmp_path, hosts=2, stages=1) as running:
         disk.fill()
         host = running.rig.fleet.programs["host-0"]
-        host.wait_until(lambda event: "No space left" in event.get("text", ""), "word of it", 60.0)
-        running.more_steps(10, 60.0)
+        host.wait_until(lambda event: "No space left" in event.get("text", ""), "word of it", PATIENCE_S)
+        running.more_steps(10, PATIENCE_S)
         disk.free()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("warm_starts")
 @pytest.mark.parametrize(
     "name",
@@ -133,14 +134,14 @@ def test_too_few_descriptors_for_a_while_end_nobody(tmp_path: Path, name: str) -
         usual = resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE, (3, usual[1]))
         told = [program, running.rig.fleet.scheduler]
-        running.until("the limit", lambda: any("Too many open files" in str(each.events) for each in told), 60.0)
+        running.until("the limit", lambda: any("Too many open files" in str(each.events) for each in told), PATIENCE_S)
         if name == "host-0":
-            running.more_steps(5, 60.0)
+            running.more_steps(5, PATIENCE_S)
         resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE, usual)
         step = running.rig.newest_step
-        running.more_steps(3, 60.0)
+        running.more_steps(3, PATIENCE_S)
         if name != "scheduler":
-            running.until("its work", lambda: is_at_work(running, name, step), 60.0)
+            running.until("its work", lambda: is_at_work(running, name, step), PATIENCE_S)
 
 
 def test_too_few_descriptors_to_join(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from tests.integration.test_bad_input import SECTIONS, Waiting, error_of, refusa
 from tests.support.processes import run_command
 from tests.support.warm import WarmServer
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 """Refusals take less than 5 s where nothing else keeps the machine busy."""
 HOUR_S = 3600.0
 
@@ -232,7 +232,7 @@ JUMPING = (
 
 
 @pytest.mark.long
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("warm_starts")
 def test_a_clock_that_jumps_in_mid_run_is_told_and_costs_nothing(rig: Rig, tmp_path: Path) -> None:
     jump = tmp_path / "jump"

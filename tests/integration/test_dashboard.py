@@ -33,7 +33,7 @@ IMAGE = "<img src=x onerror='window.taken = 1'>"
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: `make chromium` installs it"),
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
 ]
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("warm_starts")
 STEPS = 14
 HOSTS = 2 * STAGES
 LAYER_S = 0.03
-LIMIT_S = 150.0
+LIMIT_S = 300.0
 
 
 @contextlib.contextmanager
@@ -49,7 +49,7 @@ def check(fleet: Fleet, num_steps: int) -> None:
     assert weights_differ(done, reference.weights) <= 1e-5
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_standby_leads_on_when_the_scheduler_is_killed(tmp_path: Path) -> None:
     with running(tmp_path) as (fleet, standby):
         fleet.scheduler.kill()
@@ -58,11 +58,11 @@ def test_a_standby_leads_on_when_the_scheduler_is_killed(tmp_path: Path) -> None
         standby.wait_for("finished", timeout_s=LIMIT_S)
         for name, program in fleet.programs.items():
             if name != "scheduler":
-                assert program.process.wait(60.0) == 0, name
+                assert program.process.wait(120.0) == 0, name
         check(fleet, STEPS)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_scheduler_that_slept_follows_the_one_that_was_elected(tmp_path: Path) -> None:
     with running(tmp_path) as (fleet, standby):
         fleet.scheduler.process.send_signal(signal.SIGSTOP)
@@ -73,11 +73,11 @@ def test_a_scheduler_that_slept_follows_the_one_that_was_elected(tmp_path: Path)
         fleet.scheduler.wait_for("following")
         standby.wait_for("step", lambda event: event["step"] > first)
         standby.wait_for("finished", timeout_s=LIMIT_S)
-        assert fleet.scheduler.process.wait(60.0) == 0, "it hears that the run is finished"
+        assert fleet.scheduler.process.wait(120.0) == 0, "it hears that the run is finished"
         check(fleet, STEPS)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_scheduler_that_is_stopped_hands_over(tmp_path: Path) -> None:
     with running(tmp_path) as (fleet, standby):
         fleet.scheduler.process.send_signal(signal.SIGTERM)
@@ -86,7 +86,7 @@ def test_a_scheduler_that_is_stopped_hands_over(tmp_path: Path) -> None:
         check(fleet, STEPS)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_leader_that_dies_after_the_last_commit_leaves_the_checkpoint_to_the_next_one(tmp_path: Path) -> None:
     with running(tmp_path) as (fleet, standby):
         fleet.wait_step(STEPS)

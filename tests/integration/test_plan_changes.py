@@ -22,7 +22,7 @@ and one of the late host, so fast that the trunk is worth cutting anew."""
 TRUNK_LAYERS = 4
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_newcomers_get_layers_and_data(tmp_path: Path) -> None:
     values = run_values("fp32")
     values["model"] = byte_llama(num_layers=TRUNK_LAYERS + 2, width=32, context_tokens=16, num_heads=2, mlp_width=64)

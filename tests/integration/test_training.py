@@ -23,7 +23,7 @@ LAYER_S = 0.02
 
 
 @pytest.mark.usefixtures("warm_starts")
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("staleness", [0, 1])
 def test_a_killed_host_changes_nothing(tmp_path: Path, staleness: int) -> None:
     values = run_values("fp32")
@@ -69,7 +69,7 @@ def check_export(done: FinishedRun, folder: Path) -> None:
     assert tokenizer.decode(tokenizer("def f():").input_ids) == "def f():"
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_the_demo_writes_its_figures(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("the quick brown fox jumps over the lazy dog\n" * 500, encoding="utf-8")
@@ -86,7 +86,7 @@ def test_the_demo_writes_its_figures(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("warm_starts")
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_a_diverging_run_ends_and_says_why(tmp_path: Path) -> None:
     values = run_values("fp32") | {
         "optimizer": {"name": "sgd", "learning_rate": 1e18, "max_grad_norm": 0.0, "warmup_steps": 0}
@@ -95,7 +95,7 @@ def test_a_diverging_run_ends_and_says_why(tmp_path: Path) -> None:
     with Fleet(tmp_path / "fleet", values, shards, num_hosts=2, num_stages=STAGES) as fleet:
         with pytest.raises(RunError, match="lower the learning rate"):
             fleet.wait_finished(150.0)
-        assert fleet.scheduler.process.wait(60.0) == RunError("", "").exit_code
+        assert fleet.scheduler.process.wait(120.0) == RunError("", "").exit_code
         assert "lower the learning rate" in fleet.scheduler.last_words
 
 
@@ -110,6 +110,6 @@ def test_a_demo_that_is_told_to_end_leaves_nothing_running(tmp_path: Path) -> No
     family = process.children(recursive=True)
     assert len(family) >= 2
     demo.process.terminate()
-    assert demo.process.wait(60.0) == 130
+    assert demo.process.wait(120.0) == 130
     _, alive = psutil.wait_procs(family, timeout=30.0)
     assert not alive
