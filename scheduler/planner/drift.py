@@ -1,4 +1,4 @@
-"""Thin links: where hardly anything goes from some regions to others, each of them hosts the whole model for its owners.
+"""Thin links: where hardly anything goes from region to region, each of them hosts the whole model for its owners.
 
 A route that crosses a thin link takes long, so few of them may. Let d be the part of a stage's microbatches that its
 hosts in some group of regions do beyond that group's share of the owners' microbatches. Routes start and end at owners,

@@ -35,7 +35,7 @@ class Filled:
         lines: bytes/s of each host in an all-reduce.
         group: of each host; routes stay within groups, so each has its share of the rate in every stage.
         need_bytes: of each stage, gradient bytes, twice.
-        batch: microbatches of a step.
+        batches: of each group, microbatches of a step.
         overlapped: all-reduces and the rest run at once.
         target_stream_s, target_sync_s: of the batch and of an all-reduce.
     """
@@ -46,7 +46,7 @@ class Filled:
     lines: Floats
     group: Ints
     need_bytes: Floats
-    batch: float
+    batches: Floats
     overlapped: bool
     target_stream_s: float
     target_sync_s: float
@@ -55,7 +55,8 @@ class Filled:
 class _Pressure:
     """Of stages, at one steepness; rates are those of one group in a stage, a cell."""
 
-    def __init__(self, filled: Filled, batches: Floats, steepness: float) -> None:
+    def __init__(self, filled: Filled, steepness: float) -> None:
+        batches = filled.batches
         number, groups = len(filled.kind), len(batches)
         used = np.flatnonzero(filled.stage >= 0)
         stage = filled.stage[used]
@@ -98,16 +99,12 @@ class _Pressure:
 
 def improve(filled: Filled, moves: int) -> None:
     """Improve the stages of `filled`, at most so many times at each steepness."""
-    used = np.flatnonzero(filled.stage >= 0)
-    own = filled.rates[filled.kind[filled.stage[used]], used]
-    shares = np.bincount(filled.group[used], weights=own, minlength=int(filled.group.max()) + 1)
-    if not shares.any():
+    if not filled.batches.any():
         # All of them would reduce too late, or have no place: nothing says which group should do how much.
         return
-    batches = filled.batch * shares / shares.sum()
     for steepness in _STEEPNESS:
         for _ in range(moves):
-            if not _improved(filled, _Pressure(filled, batches, steepness)):
+            if not _improved(filled, _Pressure(filled, steepness)):
                 break
 
 
