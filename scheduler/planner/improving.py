@@ -6,7 +6,7 @@ change. The steeper, the more the worst stage counts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -38,6 +38,7 @@ class Filled:
         batches: of each group, microbatches of a step.
         overlapped: all-reduces and the rest run at once.
         target_stream_s, target_sync_s: of the batch and of an all-reduce.
+        by_rate: sizes x hosts; those with the lowest rates first.
     """
 
     stage: Ints
@@ -50,6 +51,11 @@ class Filled:
     overlapped: bool
     target_stream_s: float
     target_sync_s: float
+    by_rate: Ints = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Sort once: moves change no rates."""
+        self.by_rate = np.argsort(self.rates, axis=1, kind="stable")
 
 
 class _Pressure:
@@ -157,9 +163,10 @@ def _going(filled: Filled, pressure: _Pressure, focus: int) -> _Option:
 
 def _swapped(filled: Filled, pressure: _Pressure, focus: int) -> _Option:
     """A host of its own for one from elsewhere, of the same group."""
-    here_rates = filled.rates[filled.kind[focus]]
-    coming = _spread(np.flatnonzero((filled.stage != focus) & (here_rates > 0)), here_rates, _WIDTH * 8)
-    going = _spread(np.flatnonzero(filled.stage == focus), here_rates, _WIDTH)
+    here_rates, order = filled.rates[filled.kind[focus]], filled.by_rate[filled.kind[focus]]
+    is_here = filled.stage[order] == focus
+    coming = _spread(order[~is_here & (here_rates[order] > 0)], _WIDTH * 8)
+    going = _spread(order[is_here], _WIDTH)
     if not len(coming) or not len(going):
         return 0.0, []
     source = np.broadcast_to(filled.stage[coming][:, None], (len(coming), len(going)))
@@ -177,9 +184,8 @@ def _swapped(filled: Filled, pressure: _Pressure, focus: int) -> _Option:
     return float(gains[row, column]), [(int(coming[row]), focus), (int(going[column]), int(source[row, column]))]
 
 
-def _spread(hosts: Ints, rates: Floats, most: int) -> Ints:
-    """At most so many, evenly over their rates."""
-    if len(hosts) <= most:
-        return hosts
-    order = hosts[np.argsort(rates[hosts], kind="stable")]
-    return order[np.linspace(0, len(order) - 1, most).astype(np.int64)]
+def _spread(ranked: Ints, most: int) -> Ints:
+    """At most so many, evenly."""
+    if len(ranked) <= most:
+        return ranked
+    return ranked[np.linspace(0, len(ranked) - 1, most).astype(np.int64)]
