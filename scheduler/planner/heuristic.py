@@ -144,7 +144,7 @@ def certified_plan(
 
     Args:
         start: a plan to beat; hosts that are new since it was made stand by in it.
-        out_of_time: asked between attempts; one plan is always made.
+        out_of_time: asked between attempts, after the first one; the best plan so far is returned.
 
     Raises:
         ModelTooLarge: the hosts' memory does not hold the trunk.
@@ -189,8 +189,9 @@ def _fill_shapes(
     begin = _begin(instance, search, effort)
     stages, sync_s = begin.stages, begin.sync_s[1]
     residence_s = np.full(len(stages), begin.path_s)
-    for factor in effort.sync_factors:
-        if out_of_time():
+    for number, factor in enumerate(effort.sync_factors):
+        # The first round is always made: hosts alone in their stages are no plan for a swarm.
+        if number and out_of_time():
             return
         shapes = Shapes(instance, sync_s * factor, residence_s)
         found: list[tuple[Evaluation, Assignment]] = []
