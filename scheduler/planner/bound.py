@@ -19,8 +19,9 @@ from scheduler.planner.drift import Drift, ThinLinks
 from scheduler.planner.evaluator import owners_reduce_s, step_seconds
 from scheduler.planner.instance import Floats, Instance, Ints
 from scheduler.planner.kinds import groups
-from scheduler.planner.relaxation import Prices, Relaxed, Spans, mean_ends_s, route_shares_s
+from scheduler.planner.relaxation import Prices, Relaxed
 from scheduler.planner.shapes import Sizes
+from scheduler.planner.spans import Spans, mean_ends_s, route_shares_s
 from scheduler.planner.whole_hosts import WholeHosts
 
 _SAFE = 1 - 1e-9

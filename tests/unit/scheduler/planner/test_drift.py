@@ -13,8 +13,9 @@ from scheduler.planner.bound import BoundSearch
 from scheduler.planner.drift import Drift, ThinLinks
 from scheduler.planner.evaluator import evaluate
 from scheduler.planner.instance import Assignment, Floats, Instance, Ints
-from scheduler.planner.relaxation import Prices, Relaxed, Spans, mean_ends_s, route_shares_s
+from scheduler.planner.relaxation import Prices, Relaxed
 from scheduler.planner.shapes import Sizes
+from scheduler.planner.spans import Spans, mean_ends_s, route_shares_s
 from scheduler.planner.whole_hosts import whole_hosts
 from swarm.errors import ModelTooLarge
 from tests.unit.scheduler.planner.test_relaxation import HORIZONS_S, random_plan

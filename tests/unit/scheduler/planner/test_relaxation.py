@@ -8,7 +8,8 @@ import pytest
 from benchmarks.planner.families import FAMILIES, Family, make
 from scheduler.planner.evaluator import evaluate
 from scheduler.planner.instance import Assignment, Floats, Instance
-from scheduler.planner.relaxation import Prices, Relaxed, Spans
+from scheduler.planner.relaxation import Prices, Relaxed
+from scheduler.planner.spans import Spans
 
 ANYWHERE: Floats = np.zeros((33, 1))
 HORIZONS_S: Floats = np.array([0.3, 1.0, 3.0, 8.0, 20.0])
