@@ -115,20 +115,26 @@ def longest_first(instance: Instance, num_stages: int) -> Assignment:
     return Assignment(stage, sizes)
 
 
-def balanced_ceiling(trace_: Trace, churn: Churn, rates: dict[str, float], warm_up_s: float) -> float:
-    """What a swarm that is always level could reach without copies, as a share of its bound, averaged over time.
+def ceilings(trace_: Trace, churn: Churn, rates: dict[str, float], warm_up_s: float) -> tuple[float, float]:
+    """What a swarm could reach without copies, as a share of its bound, averaged over time.
 
-    Whoever replaces a peer that left needs `load_s`, so its stage lacks it for so long, however cleverly the others
-    move; and a peer that joined lacks as long. It is no proof: keeping stages of fast peers above level may gain a
-    little. Stages annealed for the expected slowest one reached 0.882 on deaths that they were not annealed for, level
-    ones 0.879 (400 peers, 32 stages, 5 h lives, 150 s loads).
+    Returns:
+        Of a swarm that is always level, and of a clairvoyant one.
+
+    A level one does not know who leaves. Whoever replaces a peer that left needs `load_s`, so its stage lacks it for so
+    long, however cleverly the others move; and a peer that joined lacks as long. It is no proof: keeping stages of fast
+    peers above level may gain a little. Stages annealed for the expected slowest one reached 0.882 on deaths that they
+    were not annealed for, level ones 0.879 (400 peers, 32 stages, 5 h lives, 150 s loads).
+
+    A clairvoyant one has a replacement ready whenever a peer leaves, and all others move in no time: it lacks those
+    that joined, for `load_s`. Nobody who follows the trace can have more.
     """
     num_stages = trace_.instance.work.num_layers
     live = {name: rates[name] for name in trace_.instance.hosts.names}
     changes: list[tuple[float, Happening | None]] = [(each.time_s, each) for each in trace_.happenings]
     changes += [(each.time_s + churn.load_s, None) for each in trace_.happenings]
     recent: list[Happening] = []
-    now_s, weighted = 0.0, 0.0
+    now_s, level_s, clairvoyant_s = 0.0, 0.0, 0.0
     end_s = churn.hours * 3600
     for time_s, happening in sorted(changes, key=lambda change: change[0]):
         until_s = min(time_s, end_s)
@@ -137,7 +143,8 @@ def balanced_ceiling(trace_: Trace, churn: Churn, rates: dict[str, float], warm_
             level = sum(live.values()) / num_stages
             loading = sum(rates[each.name] for each in recent if each.is_join and each.name in live) / num_stages
             lacking = max((rates[each.name] for each in recent if not each.is_join), default=0.0)
-            weighted += counted_s * max(0.0, 1 - (loading + lacking) / level)
+            level_s += counted_s * max(0.0, 1 - (loading + lacking) / level)
+            clairvoyant_s += counted_s * (1 - loading / level)
         now_s = until_s
         if happening is None:
             recent = [each for each in recent if each.time_s + churn.load_s > now_s]
@@ -147,4 +154,4 @@ def balanced_ceiling(trace_: Trace, churn: Churn, rates: dict[str, float], warm_
                 live[happening.name] = rates[happening.name]
             else:
                 del live[happening.name]
-    return weighted / (end_s - warm_up_s)
+    return level_s / (end_s - warm_up_s), clairvoyant_s / (end_s - warm_up_s)

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from scheduler.planner.counts import Counts
+from scheduler.planner.drift import Drift, ThinLinks
 from scheduler.planner.evaluator import owners_reduce_s, step_seconds
 from scheduler.planner.instance import Floats, Instance, Ints
 from scheduler.planner.kinds import groups
-from scheduler.planner.relaxation import Prices, Relaxed, Spans, route_shares_s
+from scheduler.planner.relaxation import Prices, Relaxed
 from scheduler.planner.shapes import Sizes
+from scheduler.planner.spans import Spans, mean_ends_s, route_shares_s
 from scheduler.planner.whole_hosts import WholeHosts
 
 _SAFE = 1 - 1e-9
@@ -38,6 +40,8 @@ _NARROW = 0.01
 """Intervals no longer than this, as a share of their step, get a rate for whole numbers of stages."""
 _RATES = 4
 """Intervals of rates, for each of which the shortest path is bounded."""
+_CROSSING_RATES, _CROSSING_PROGRAMMES = 24, 4
+"""As `_RATES`, where links are thin; and programmes for prices at some of them."""
 _HORIZONS: Floats = 2.0 ** np.arange(-1.0, 3.0, 0.5)
 """For which waits are priced, in the shortest of paths."""
 _Interval = tuple[float, float]
@@ -101,6 +105,11 @@ class BoundSearch:
             (self._spans.hop_s / self._spans.layers).min()
         )
         self._horizons_s = _HORIZONS * self._least_path_s
+        self._links = ThinLinks(instance)
+        self._ends_mean_s = mean_ends_s(instance)
+        bare_s = self._spans.hop_s - route_shares_s(instance)[0][self._spans.host]
+        self._bare = replace(self._spans, hop_s=bare_s, last_s=self._ends_mean_s / 2)
+        self._bare_path_s = self._ends_mean_s + instance.work.num_layers * float((bare_s / self._spans.layers).min())
         self._counts = Counts(instance)
         self._boxes = [self._first()]
 
@@ -199,12 +208,13 @@ class BoundSearch:
     def _first(self) -> Box:
         """All plans of interest."""
         none = np.zeros(self._work.num_layers + 1)
-        free = Prices(none, np.zeros(len(_HORIZONS)), np.arange(len(none), dtype=np.float64))
+        layers = np.arange(len(none), dtype=np.float64)
+        free = Prices(none, np.zeros(len(_HORIZONS)), layers, np.zeros((len(none), 1)))
         start = Box(0.0, (0.0, 0.0), self._most_possible, self._least_path_s, False, False, False, none, free)
         return self._box((0.0, self._longest_s), start)
 
     def _box(self, sync_s: _Interval, parent: Box) -> Box:
-        rate, stages, prices = self._most_rate(sync_s[1], parent)
+        rate, stages, prices = self._most_rate(sync_s, parent)
         step_s = max(self._step_s(sync_s, rate, parent.path_s), parent.step_s)
         return Box(step_s, sync_s, rate, parent.path_s, False, False, False, stages, prices)
 
@@ -214,30 +224,39 @@ class BoundSearch:
         compute_s = self._work.global_batch / rate + path_s
         return min(step_seconds(self._work.staleness, compute_s, max(sync_s[0], self._ends_s)), self._longest_s)
 
-    def _everyone(self, sync_s: float) -> Relaxed:
+    def _drift(self, sync_s: _Interval, rate: float) -> Drift | None:
+        """Of plans of interest with rates up to this; of many hosts, those of each region are alike on the average."""
+        if not self._few or rate <= 0:
+            return None
+        reduced_s = 0.0 if self._work.staleness else max(sync_s[0], self._ends_s)
+        return self._links.drift(self._longest_s - reduced_s - self._work.global_batch / rate - self._bare_path_s)
+
+    def _everyone(self, sync_s: float, drift: Drift | None) -> Relaxed:
         """All hosts, at rates of interest."""
         sync_s = max(sync_s - self._latency_s, 0.0)
-        spans = self._spans
+        # With what crosses thin links, the other transfers are left out of paths.
+        spans = self._bare if drift is not None and drift.path_s.any() else self._spans
         # The others cannot be alone in a stage either.
         of_use = spans.in_time(sync_s) | (spans.rates >= self._work.global_batch / self._longest_s)
-        return Relaxed(spans.take(of_use), self._ones, sync_s, self._horizons_s)
+        return Relaxed(spans.take(of_use), self._ones, sync_s, self._horizons_s, drift)
 
-    def _grouped(self, sync_s: float) -> Relaxed:
+    def _grouped(self, sync_s: float, drift: Drift | None) -> Relaxed:
         """What prices are found with; not a bound. Hosts of large swarms are not worth being alone in a stage."""
         if self._few:
-            return self._everyone(sync_s)
+            return self._everyone(sync_s, drift)
         if sync_s not in self._in_groups:
             limit_s = max(sync_s - self._latency_s, 0.0)
             spans = self._spans.take(self._spans.in_time(limit_s)).grouped(self._group, self._members)
             self._in_groups[sync_s] = Relaxed(spans, self._members, limit_s, self._horizons_s)
         return self._in_groups[sync_s]
 
-    def _most_rate(self, sync_s: float, parent: Box) -> tuple[float, Floats, Prices]:
+    def _most_rate(self, sync_s: _Interval, parent: Box) -> tuple[float, Floats, Prices]:
         """No plan has more than this rate, which is 0 where none of interest is possible.
 
         Newton's method from above: prices at a rate that is too high lead to a lower one that is still too high.
         """
-        programme = self._grouped(sync_s)
+        drift = self._drift(sync_s, parent.rate)
+        programme = self._grouped(sync_s[1], drift)
         prices, stages = parent.prices, parent.stages
         rate = self._root(programme, prices, parent.rate)
         for _ in range(_ROUNDS):
@@ -248,7 +267,7 @@ class BoundSearch:
             if solved.layers >= self._work.num_layers * (1 - 2 * _CLOSE_ENOUGH):
                 break
             rate = self._root(programme, prices, rate)
-        everyone = self._root(self._everyone(sync_s), prices, rate)
+        everyone = self._root(self._everyone(sync_s[1], drift), prices, rate)
         return min(everyone, parent.rate), stages, prices
 
     def _root(self, relaxed: Relaxed, prices: Prices, guess: float) -> float:
@@ -283,7 +302,8 @@ class BoundSearch:
 
     def _with_whole(self, box: Box) -> Box:
         """With a rate that is too high for whole numbers of stages."""
-        part = self._grouped(box.sync_s[1])
+        drift = self._drift(box.sync_s, box.rate)
+        part = self._grouped(box.sync_s[1], drift)
         row = -1
 
         def is_too_high(rate: float) -> bool:
@@ -296,7 +316,7 @@ class BoundSearch:
         close = 2 * _CLOSE_ENOUGH if _width(box) <= self._narrow else np.inf
         rate = self._too_high(self._least_rate(box), box.rate, close, is_too_high)
         if rate < box.rate and not self._few:
-            everyone = self._everyone(box.sync_s[1])
+            everyone = self._everyone(box.sync_s[1], drift)
             known = self._counts.enough(part, [rate * (1 + more) for more in _MARGINS])
             step = _CLOSE_ENOUGH
             while rate < box.rate and self._counts.possible(everyone, part, rate, box.stages, known) >= 0:
@@ -307,7 +327,8 @@ class BoundSearch:
     def _with_hosts(self, box: Box, places: WholeHosts, out_of_time: Callable[[], bool]) -> Box:
         """With a rate that is too high for whole hosts."""
         sync_s = box.sync_s[1]
-        rate = places.most_rate(self._everyone(sync_s), sync_s, self._least_rate(box), box.rate, out_of_time)
+        drift = self._drift(box.sync_s, box.rate)
+        rate = places.most_rate(self._everyone(sync_s, drift), sync_s, self._least_rate(box), box.rate, out_of_time)
         step_s = max(self._step_s(box.sync_s, rate, box.path_s), box.step_s)
         return replace(box, step_s=step_s, rate=rate, placed=True)
 
@@ -328,14 +349,30 @@ class BoundSearch:
         least_rate = self._least_rate(box)
         if box.rate <= least_rate:
             return replace(box, step_s=self._longest_s, final=True)
-        solved = self._grouped(box.sync_s[1]).shortest_path(least_rate)
+        drift = self._drift(box.sync_s, box.rate)
+        solved = self._grouped(box.sync_s[1], drift).shortest_path(least_rate)
         if solved is None:
             return replace(box, final=True)
-        least_path_s = self._everyone(box.sync_s[1]).least_path_s(solved.prices)
+        least_path_s = self._everyone(box.sync_s[1], drift).least_path_s(solved.prices)
         rates = np.linspace(least_rate, box.rate, _RATES + 1).tolist()
         paths_s = [max(box.path_s, self._owners_s + least_path_s(rate)) for rate in rates[:-1]]
         step_s = min(self._step_s(box.sync_s, *each) for each in zip(rates[1:], paths_s, strict=True))
+        if drift is not None:
+            step_s = max(step_s, self._crossing_step_s(box, least_rate, self._links.on_path(drift)))
         return replace(box, step_s=max(step_s, box.step_s), path_s=paths_s[0], final=True)
+
+    def _crossing_step_s(self, box: Box, least_rate: float, drift: Drift) -> float:
+        """No plan of interest has a shorter step, with what crosses thin links on its path: the faster, the more."""
+        relaxed = self._everyone(box.sync_s[1], drift)
+        rates = np.linspace(least_rate, box.rate, _CROSSING_RATES + 1)
+        paths_s = np.full(_CROSSING_RATES, box.path_s)
+        for rate in rates[:: _CROSSING_RATES // _CROSSING_PROGRAMMES].tolist():
+            solved = relaxed.shortest_path(rate)
+            if solved is not None:
+                least_path_s = relaxed.least_path_s(solved.prices)
+                found_s = [self._ends_mean_s + least_path_s(each) for each in rates[:-1].tolist()]
+                paths_s = np.maximum(paths_s, found_s)
+        return min(self._step_s(box.sync_s, *each) for each in zip(rates[1:].tolist(), paths_s.tolist(), strict=True))
 
 
 def _first_stage_rate(instance: Instance, spans: Spans) -> float:

@@ -149,8 +149,9 @@ _Weighing = Callable[[Floats], Floats]
 
 
 def _weighings(instance: Instance, used: Ints, stage: Ints, unbound: Floats, num_stages: int) -> list[_Weighing]:
-    """All that hosts can do; and, where that is half as much at least, rates at which no route leaves its region, and
-    rates at which none does so on its way from an owner and back either.
+    """All that hosts can do; and, where that is half as much at least, rates at which no route leaves its region, such
+    that all of them do so on their way from an owner and back, as regions' speeds differ from their owners', or only
+    half as many, or none.
     """
     weighings: list[_Weighing] = [lambda rates: rates]
     num_regions = len(instance.regions.latency_s)
@@ -167,27 +168,28 @@ def _weighings(instance: Instance, used: Ints, stage: Ints, unbound: Floats, num
         lower: Floats = np.maximum(rates * (wanted / np.maximum(sums, 1e-300)).ravel()[cell], 1e-9 * rates)
         return lower
 
-    def inside(rates: Floats) -> Floats:
-        sums = sums_of(rates)
-        return lowered(rates, sums, sums.min(axis=0))
+    def towards_owners(part: float) -> _Weighing:
+        def weighed(rates: Floats) -> Floats:
+            sums = sums_of(rates)
+            least = sums.min(axis=0)
+            share = least / max(float(least.sum()), 1e-300)
+            share = share + part * (owner_share - share)
+            return lowered(rates, sums, share * _level(least, share))
 
-    def from_owners(rates: Floats) -> Floats:
-        sums = sums_of(rates)
-        return lowered(rates, sums, owner_share * _level(sums.min(axis=0), owner_share))
+        return weighed
 
     sums = sums_of(unbound)
     least, half = sums.min(axis=0), float(sums.sum(axis=1).min()) / 2
     if least.sum() >= half:
-        weighings.append(inside)
-    if _level(least, owner_share) >= half:
-        weighings.append(from_owners)
+        parts = (0.0, 0.5, 1.0)[: 3 if _level(least, owner_share) >= half else 2]
+        weighings.extend(towards_owners(part) for part in parts)
     return weighings
 
 
-def _level(least: Floats, owner_share: Floats) -> float:
-    """The rate at which every region has its owners' share of it."""
-    has_owners = owner_share > 0
-    return float((least[has_owners] / owner_share[has_owners]).min())
+def _level(least: Floats, share: Floats) -> float:
+    """The rate at which every region does its share of it."""
+    of_use = share > 0
+    return float((least[of_use] / share[of_use]).min()) if of_use.any() else 0.0
 
 
 def _owner_shares(instance: Instance) -> Floats:

@@ -35,7 +35,10 @@ def fill(instance: Instance, shape: Shape, size: Ints, moves: int) -> Assignment
     kind_of_stage = np.searchsorted(kinds, sizes)
     if len(np.unique(stage[stage >= 0])) < len(sizes) and not every_stage(stage, rates, kind_of_stage):
         return None
-    filled = _filled(instance, stage, kind_of_stage, rates, sizes, shape.rate, shape.sync_s)
+    used = np.flatnonzero(stage >= 0)
+    own = np.zeros(instance.num_hosts)
+    own[used] = rates[kind_of_stage[stage[used]], used]
+    filled = _filled(instance, stage, kind_of_stage, rates, own, sizes, shape.rate, shape.sync_s)
     improve(filled, moves)
     return ordered(instance, Assignment(filled.stage, sizes))
 
@@ -47,22 +50,33 @@ def settle(instance: Instance, plan: Assignment, found: Evaluation, sync_s: floa
     rates = np.stack([flows(instance, size, sync_s, stays_s) for size, stays_s in pairs])
     totals = np.bincount(plan.stage[plan.stage >= 0], weights=found.host_rates[plan.stage >= 0], minlength=len(sizes))
     wanted = float(np.average(totals, weights=sizes))
-    filled = _filled(instance, plan.stage.copy(), np.arange(len(sizes)), rates, sizes, wanted, sync_s)
+    kinds = np.arange(len(sizes))
+    filled = _filled(instance, plan.stage.copy(), kinds, rates, found.host_rates, sizes, wanted, sync_s)
     improve(filled, moves)
     return Assignment(filled.stage, sizes)
 
 
 def _filled(
-    instance: Instance, stage: Ints, kind: Ints, rates: Floats, sizes: Ints, wanted: float, sync_s: float
+    instance: Instance,
+    stage: Ints,
+    kind: Ints,
+    rates: Floats,
+    used_rates: Floats,
+    sizes: Ints,
+    wanted: float,
+    sync_s: float,
 ) -> Filled:
+    """Groups get batches by what their hosts do."""
+    group = separate(instance)[instance.hosts.region]
+    shares = np.bincount(group, weights=used_rates)
     return Filled(
         stage=stage,
         kind=kind,
         rates=rates,
         lines=instance.hosts.reduce_bytes_per_s,
-        group=separate(instance)[instance.hosts.region],
+        group=group,
         need_bytes=2 * instance.work.gradient_bytes * sizes.astype(np.float64),
-        batch=float(instance.work.global_batch),
+        batches=instance.work.global_batch * shares / max(float(shares.sum()), 1e-300),
         overlapped=bool(instance.work.staleness),
         target_stream_s=instance.work.global_batch / wanted,
         target_sync_s=max(sync_s, owners_reduce_s(instance)),

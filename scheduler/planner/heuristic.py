@@ -93,7 +93,7 @@ class _Effort:
             return cls((1.0, 1.0, 1.0, 0.9, 1.1, 1.25, 0.8), 8, 60, 300, 4, 8, 5, 120, (40, 15, 60), nodes)
         if num_hosts <= _MANY:
             return cls((1.0, 1.0, 1.1), 3, 60, 100, 4, 8, 6, 80, (40, 15, 60))
-        return cls((1.0,), 1, 24, 15, 4, 4, 2, 40, (24, 40, 50), enough=0.0195)
+        return cls((1.0,), 1, 24, 15, 4, 4, 2, 12, (24, 40, 50), enough=0.0195)
 
 
 class _Candidates:
@@ -144,7 +144,7 @@ def certified_plan(
 
     Args:
         start: a plan to beat; hosts that are new since it was made stand by in it.
-        out_of_time: asked between attempts; one plan is always made.
+        out_of_time: asked between attempts, after the first one; the best plan so far is returned.
 
     Raises:
         ModelTooLarge: the hosts' memory does not hold the trunk.
@@ -189,8 +189,9 @@ def _fill_shapes(
     begin = _begin(instance, search, effort)
     stages, sync_s = begin.stages, begin.sync_s[1]
     residence_s = np.full(len(stages), begin.path_s)
-    for factor in effort.sync_factors:
-        if out_of_time():
+    for number, factor in enumerate(effort.sync_factors):
+        # The first round is always made: hosts alone in their stages are no plan for a swarm.
+        if number and out_of_time():
             return
         shapes = Shapes(instance, sync_s * factor, residence_s)
         found: list[tuple[Evaluation, Assignment]] = []

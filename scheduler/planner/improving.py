@@ -6,7 +6,7 @@ change. The steeper, the more the worst stage counts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,9 +35,10 @@ class Filled:
         lines: bytes/s of each host in an all-reduce.
         group: of each host; routes stay within groups, so each has its share of the rate in every stage.
         need_bytes: of each stage, gradient bytes, twice.
-        batch: microbatches of a step.
+        batches: of each group, microbatches of a step.
         overlapped: all-reduces and the rest run at once.
         target_stream_s, target_sync_s: of the batch and of an all-reduce.
+        by_rate: sizes x hosts; those with the lowest rates first.
     """
 
     stage: Ints
@@ -46,16 +47,22 @@ class Filled:
     lines: Floats
     group: Ints
     need_bytes: Floats
-    batch: float
+    batches: Floats
     overlapped: bool
     target_stream_s: float
     target_sync_s: float
+    by_rate: Ints = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Sort once: moves change no rates."""
+        self.by_rate = np.argsort(self.rates, axis=1, kind="stable")
 
 
 class _Pressure:
     """Of stages, at one steepness; rates are those of one group in a stage, a cell."""
 
-    def __init__(self, filled: Filled, batches: Floats, steepness: float) -> None:
+    def __init__(self, filled: Filled, steepness: float) -> None:
+        batches = filled.batches
         number, groups = len(filled.kind), len(batches)
         used = np.flatnonzero(filled.stage >= 0)
         stage = filled.stage[used]
@@ -98,16 +105,12 @@ class _Pressure:
 
 def improve(filled: Filled, moves: int) -> None:
     """Improve the stages of `filled`, at most so many times at each steepness."""
-    used = np.flatnonzero(filled.stage >= 0)
-    own = filled.rates[filled.kind[filled.stage[used]], used]
-    shares = np.bincount(filled.group[used], weights=own, minlength=int(filled.group.max()) + 1)
-    if not shares.any():
+    if not filled.batches.any():
         # All of them would reduce too late, or have no place: nothing says which group should do how much.
         return
-    batches = filled.batch * shares / shares.sum()
     for steepness in _STEEPNESS:
         for _ in range(moves):
-            if not _improved(filled, _Pressure(filled, batches, steepness)):
+            if not _improved(filled, _Pressure(filled, steepness)):
                 break
 
 
@@ -160,9 +163,10 @@ def _going(filled: Filled, pressure: _Pressure, focus: int) -> _Option:
 
 def _swapped(filled: Filled, pressure: _Pressure, focus: int) -> _Option:
     """A host of its own for one from elsewhere, of the same group."""
-    here_rates = filled.rates[filled.kind[focus]]
-    coming = _spread(np.flatnonzero((filled.stage != focus) & (here_rates > 0)), here_rates, _WIDTH * 8)
-    going = _spread(np.flatnonzero(filled.stage == focus), here_rates, _WIDTH)
+    here_rates, order = filled.rates[filled.kind[focus]], filled.by_rate[filled.kind[focus]]
+    is_here = filled.stage[order] == focus
+    coming = _spread(order[~is_here & (here_rates[order] > 0)], _WIDTH * 8)
+    going = _spread(order[is_here], _WIDTH)
     if not len(coming) or not len(going):
         return 0.0, []
     source = np.broadcast_to(filled.stage[coming][:, None], (len(coming), len(going)))
@@ -180,9 +184,8 @@ def _swapped(filled: Filled, pressure: _Pressure, focus: int) -> _Option:
     return float(gains[row, column]), [(int(coming[row]), focus), (int(going[column]), int(source[row, column]))]
 
 
-def _spread(hosts: Ints, rates: Floats, most: int) -> Ints:
-    """At most so many, evenly over their rates."""
-    if len(hosts) <= most:
-        return hosts
-    order = hosts[np.argsort(rates[hosts], kind="stable")]
-    return order[np.linspace(0, len(order) - 1, most).astype(np.int64)]
+def _spread(ranked: Ints, most: int) -> Ints:
+    """At most so many, evenly."""
+    if len(ranked) <= most:
+        return ranked
+    return ranked[np.linspace(0, len(ranked) - 1, most).astype(np.int64)]

@@ -9,6 +9,9 @@ from scheduler.planner.instance import Floats, Instance, Ints
 _SPEED_STEP = 1.5
 """Hosts whose speeds differ by less are of one kind."""
 
+_LINE_STEP = 1.05
+"""Groups of a kind whose lines differ by less are one."""
+
 
 def by_kind(instance: Instance) -> tuple[Ints, Ints]:
     """Rows of all hosts, such that those alike are beside each other, and the number of each one's kind.
@@ -34,6 +37,9 @@ def sample(instance: Instance, most: int) -> tuple[Ints, float]:
 def groups(instance: Instance, about: int) -> tuple[Ints, Floats]:
     """Of each host, its group, of the same kind and with about the same line; and how many are in each.
 
+    Args:
+        about: groups, at most so many and one for each kind.
+
     Those that hold no layer are in no group that counts. Few hosts are looked at one by one.
     """
     able = instance.most_layers() > 0
@@ -43,6 +49,10 @@ def groups(instance: Instance, about: int) -> tuple[Ints, Floats]:
     order, kind = order[able[order]], kind[able[order]]
     begins = np.flatnonzero(np.diff(kind, prepend=-1))
     place = np.arange(len(order)) - np.repeat(begins, np.diff(np.append(begins, len(order))))
+    firsts = np.flatnonzero(place % -(-len(order) // about) == 0)
+    # Neighbours with about the same line are one group.
+    line = np.floor(np.log(instance.hosts.reduce_bytes_per_s[order[firsts]]) / np.log(_LINE_STEP))
+    apart = (np.diff(line, prepend=np.nan) != 0) | (np.diff(kind[firsts], prepend=-1) != 0)
     group = np.zeros(len(able), dtype=np.int64)
-    group[order] = np.cumsum(place % -(-len(order) // about) == 0) - 1
+    group[order] = np.repeat(np.cumsum(apart) - 1, np.diff(np.append(firsts, len(order))))
     return group, np.bincount(group[order]).astype(np.float64)

@@ -10,6 +10,7 @@ to a route's time,
 - the path is its hosts' shares:                  sum f h = the path's time, without the owners' share
 - graphs are kept, r long, until gradients come:  X f r <= the host's slots
 - and there is only one path, for any horizon t:  sum f h max(t - r, 0) <= t^2 / 2
+- regions apart hold what their owners' routes need: `drift`, for stages of each size
 
 In the last row, r is counted without `last_s`. A stage lies in the path like an interval as long as its hosts' h, and r
 is at least that interval's middle. max(t - r, 0) is convex and falls with r: at the middle it is at most its mean over
@@ -27,11 +28,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import csr_array
+from scipy.optimize import OptimizeResult, linprog
+from scipy.sparse import csr_array, hstack, vstack
 
-from scheduler.planner.evaluator import host_rates
-from scheduler.planner.instance import Flags, Floats, Instance, Ints
+from scheduler.planner.drift import Drift
+from scheduler.planner.instance import Floats, Ints
+from scheduler.planner.spans import Spans
 
 _AS_IT_IS = {"presolve": False}
 """Looking for what can be left out takes longer than solving these programmes, and leaves worse prices."""
@@ -47,120 +49,14 @@ class Prices:
         reduce: of a byte in the all-reduces of stages of each size; by size, 0 first.
         waits: of a square second, for each horizon.
         stages: of a stage of each size; by size, 0 first. Where they may be fractions, in proportion to their layers.
+        groups: of shares in stages of each size by hosts of each group of regions; sizes x groups, no groups where
+            routes may go anywhere.
     """
 
     reduce: Floats
     waits: Floats
     stages: Floats
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Spans:
-    """Hosts with every span their memory holds; one entry each, host by host.
-
-    Attributes:
-        host: 0, 1, ..., ascending.
-        layers: of the span.
-        rates: microbatches a second.
-        lines: bytes/s in an all-reduce.
-        need_bytes: gradient bytes, twice.
-        hop_s: what it adds to a route's time.
-        slots: microbatches in flight.
-        size_bytes: gradient bytes of each size, twice, 0 first, up to the trunk's.
-        last_s: of every path, from its last host to the owner and back.
-    """
-
-    host: Ints
-    layers: Ints
-    rates: Floats
-    lines: Floats
-    need_bytes: Floats
-    hop_s: Floats
-    slots: Floats
-    size_bytes: Floats
-    last_s: float
-
-    def in_time(self, sync_s: float) -> Flags:
-        """Which could reduce in so many seconds with others."""
-        return self.need_bytes <= 2 * sync_s * self.lines
-
-    @property
-    def num_layers(self) -> int:
-        """Of the trunk."""
-        return len(self.size_bytes) - 1
-
-    @classmethod
-    def of(cls, instance: Instance, hosts: Ints) -> Spans:
-        """Lay out the spans of some hosts, by row."""
-        work = instance.work
-        most = instance.most_layers()[hosts]
-        host = np.repeat(np.arange(len(hosts)), most)
-        layers = np.arange(len(host)) - np.repeat(np.cumsum(most) - most, most) + 1
-        rows = hosts[host]
-        share_s, owners_s = route_shares_s(instance)
-        size_bytes: Floats = 2 * work.gradient_bytes * np.arange(work.num_layers + 1, dtype=np.float64)
-        return cls(
-            host=host,
-            layers=layers,
-            rates=np.minimum(host_rates(instance, rows, layers), _kept_rates(instance, rows, layers)),
-            lines=instance.hosts.reduce_bytes_per_s[rows],
-            need_bytes=size_bytes[layers],
-            hop_s=layers * instance.hosts.layer_s[rows] + (instance.hosts.overhead_s + share_s)[rows],
-            slots=instance.slots(rows, layers).astype(np.float64),
-            size_bytes=size_bytes,
-            # The ends, and one of the two ways between owners and hosts.
-            last_s=(owners_s + mean_ends_s(instance)) / 2,
-        )
-
-    def take(self, keep: Flags | Ints) -> Spans:
-        """Some of the entries."""
-        return Spans(
-            self.host[keep],
-            self.layers[keep],
-            self.rates[keep],
-            self.lines[keep],
-            self.need_bytes[keep],
-            self.hop_s[keep],
-            self.slots[keep],
-            self.size_bytes,
-            self.last_s,
-        )
-
-    def grouped(self, group: Ints, members: Floats) -> Spans:
-        """Groups of hosts, as hosts that do what their members do on the average, those without the span included.
-
-        Args:
-            group: of each host, 0, 1, ....
-            members: of each group.
-        """
-        width = self.num_layers + 1
-        key = group[self.host] * width + self.layers
-        counts = np.bincount(key)
-        columns = np.flatnonzero(counts)
-
-        def mean(values: Floats, over: Floats) -> Floats:
-            return np.bincount(key, weights=values)[columns] / over
-
-        all_members = members[columns // width]
-        return Spans(
-            columns // width,
-            columns % width,
-            mean(self.rates, all_members),
-            mean(self.lines, all_members),
-            mean(self.need_bytes, all_members),
-            mean(self.hop_s, counts[columns].astype(np.float64)),
-            mean(self.slots, all_members),
-            self.size_bytes,
-            self.last_s,
-        )
-
-
-def _kept_rates(instance: Instance, host: Ints, layers: Ints) -> Floats:
-    """What memory for graphs allows if a stage keeps each no longer than its own fastest hosts compute."""
-    hosts = instance.hosts
-    least_s = layers * hosts.layer_s.min() + hosts.overhead_s.min() + 2 * instance.regions.latency_s.min()
-    kept: Floats = instance.slots(host, layers) / np.maximum(least_s, 1e-300)
-    return kept
+    groups: Floats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -186,14 +82,17 @@ class Relaxed:
         in_time: which spans can reduce with others.
     """
 
-    def __init__(self, spans: Spans, weight: Floats, sync_s: float, horizons_s: Floats) -> None:
+    def __init__(
+        self, spans: Spans, weight: Floats, sync_s: float, horizons_s: Floats, drift: Drift | None = None
+    ) -> None:
         """Lay out.
 
         Args:
             weight: of each host: how many it stands for.
             horizons_s: for which waits are priced, ascending.
+            drift: of the plans of interest, where regions are apart.
         """
-        self.spans, self._horizons_s = spans, horizons_s
+        self.spans, self.drift, self._horizons_s = spans, drift, horizons_s
         self._weight = weight[: int(spans.host.max(initial=-1)) + 1]
         self._first = np.flatnonzero(np.diff(spans.host, prepend=-1))
         self._counted = self._weight[spans.host[self._first]]
@@ -202,8 +101,7 @@ class Relaxed:
 
     def most_worth(self, prices: Prices) -> Callable[[float], float]:
         """From a rate: no plan, at least at that rate, has stages that are worth more, all together."""
-        worth = prices.stages + prices.reduce * self.spans.size_bytes
-        return self._best(worth[self.spans.layers], prices)
+        return self._best(self._worth([prices])[0], prices)
 
     def most_worths(self, prices: Sequence[Prices], rate: float) -> Floats:
         """`most_worth` at one rate, for each of some prices, none of them of waits."""
@@ -214,8 +112,7 @@ class Relaxed:
         for begin in range(0, len(prices) if len(share) else 0, width):
             block = prices[begin : begin + width]
             reduce = np.stack([each.reduce for each in block])
-            worth = np.stack([each.stages for each in block]) + reduce * spans.size_bytes
-            scores = np.maximum(worth[:, spans.layers] * share, 0.0) - reduce[:, spans.layers] * excess
+            scores = np.maximum(self._worth(block) * share, 0.0) - reduce[:, spans.layers] * excess
             scores[:, barred] = 0.0
             best = np.maximum.reduceat(scores, self._first, axis=1)
             found[begin : begin + width] = np.maximum(best, 0.0) @ self._counted
@@ -228,9 +125,19 @@ class Relaxed:
             prices: of stages in proportion to their layers.
         """
         spans = self.spans
-        worth = prices.stages + prices.reduce * spans.size_bytes
-        best = self._best(worth[spans.layers] - spans.hop_s, prices)
+        best = self._best(self._worth([prices])[0] - spans.hop_s, prices)
         return lambda rate: float(prices.stages[1]) * spans.num_layers - best(rate)
+
+    def _worth(self, prices: Sequence[Prices]) -> Floats:
+        """Of a whole share in a stage, of each span by each prices."""
+        spans = self.spans
+        of_sizes = np.stack([each.stages + each.reduce * spans.size_bytes for each in prices])
+        worth: Floats = of_sizes[:, spans.layers]
+        if self.drift is not None:
+            shape = (spans.num_layers + 1, len(self.drift.owner_share))
+            groups = np.stack([np.broadcast_to(each.groups, shape) for each in prices])
+            worth = worth + self.drift.worth(groups)[:, spans.layers, spans.group]
+        return worth
 
     def _best(self, worth: Floats, prices: Prices) -> Callable[[float], float]:
         """The best of each host's spans, all together, from a rate."""
@@ -323,17 +230,51 @@ class Relaxed:
             shape=(len(limits), len(share)),
         )
         matrix.eliminate_zeros()
-        found = linprog(
-            spans.hop_s * share if shortest else -held, A_ub=matrix, b_ub=limits, method="highs", options=_AS_IT_IS
-        )
+        found, groups = self._solved(spans.hop_s * share if shortest else -held, matrix, limits, spans, share)
         if found.x is None:
             return None
-        marginals = np.maximum(-found.ineqlin.marginals, 0.0)
+        marginals = np.maximum(-found.ineqlin.marginals[: len(limits)], 0.0)
         reduce, waits = marginals[num_hosts : num_hosts + sizes], marginals[num_hosts + sizes :][: len(horizons_s)]
         layer = float(marginals[-1]) if shortest else 1.0
-        prices = Prices(reduce * scale, waits * (2 / horizons_s**2), layer * np.arange(sizes, dtype=np.float64))
-        stages = np.bincount(spans.layers, weights=found.x * share, minlength=sizes).astype(np.float64)
-        return Solved(float((held * found.x).sum()), stages, prices)
+        layers = layer * np.arange(sizes, dtype=np.float64)
+        prices = Prices(reduce * scale, waits * (2 / horizons_s**2), layers, groups)
+        taken = found.x[: len(share)]
+        stages = np.bincount(spans.layers, weights=taken * share, minlength=sizes).astype(np.float64)
+        return Solved(float((held * taken).sum()), stages, prices)
+
+    def _solved(
+        self, cost: Floats, matrix: csr_array, limits: Floats, spans: Spans, share: Floats
+    ) -> tuple[OptimizeResult, Floats]:
+        """A programme's answer, regions apart included, and what shares of their groups are worth.
+
+        Args:
+            spans, share: of the first columns.
+        """
+        sizes = spans.num_layers + 1
+        if self.drift is None:
+            found = linprog(cost, A_ub=matrix, b_ub=limits, method="highs", options=_AS_IT_IS)
+            return found, np.zeros((sizes, 1))
+        rows = self.drift.rows(sizes, spans.layers, spans.group, share)
+        # The columns beside the spans are none of the other rows', and the other way round.
+        beside = (matrix.shape[1] - len(share), rows.shape[1] - len(share))
+        matrix = vstack(
+            [
+                hstack([matrix, csr_array((matrix.shape[0], beside[1]))]),
+                hstack([rows[:, : len(share)], csr_array((rows.shape[0], beside[0])), rows[:, len(share) :]]),
+            ]
+        ).tocsr()
+        limits = np.concatenate([limits, np.zeros(rows.shape[0])])
+        found = linprog(
+            np.concatenate([cost, np.repeat(self.drift.path_s, beside[1] // sizes)]),
+            A_ub=matrix,
+            b_ub=limits,
+            method="highs",
+            options=_AS_IT_IS,
+        )
+        if found.x is None:
+            return found, np.zeros((sizes, 1))
+        marginals = np.maximum(-found.ineqlin.marginals[-rows.shape[0] :], 0.0)
+        return found, marginals[: beside[1]].reshape(sizes, -1)
 
     def missing(self, rate: float, counts: Floats) -> tuple[float, Prices] | None:
         """What hosts lack for so many stages at a rate.
@@ -364,35 +305,10 @@ class Relaxed:
         )
         limits = np.concatenate([self._weight[:num_hosts], counts * spans.size_bytes * scale, -counts])
         cost = np.concatenate([np.zeros(len(share)), each.astype(np.float64)])
-        found = linprog(cost, A_ub=matrix, b_ub=limits, method="highs", options=_AS_IT_IS)
+        found, groups = self._solved(cost, matrix, limits, spans, share)
         if found.x is None:
             return None
-        marginals = np.maximum(-found.ineqlin.marginals, 0.0)
+        marginals = np.maximum(-found.ineqlin.marginals[: len(limits)], 0.0)
         tolls = marginals[reduce:held] * scale
         stages = marginals[held:] - tolls * spans.size_bytes
-        return float(found.fun), Prices(tolls, np.zeros(len(self._horizons_s)), stages)
-
-
-def mean_ends_s(instance: Instance) -> float:
-    """Of the owners, by their rates."""
-    weights = instance.owners.rates(instance.work.boundary_bytes)
-    return float((weights * instance.owners.ends_s).sum() / weights.sum())
-
-
-def route_shares_s(instance: Instance) -> tuple[Floats, float]:
-    """A lower bound of each host's share of a route's transfers and latencies, and that of the owners, ends included.
-
-    A transfer takes as long as the slower end's line; it is charged to the end whose lines are slower on the whole.
-    A latency is charged to both ends by halves, and is at least that to the nearest region.
-    """
-    hosts, owners, boundary_bytes = instance.hosts, instance.owners, instance.work.boundary_bytes
-    nearest_s = np.minimum(instance.regions.latency_s.min(axis=0), instance.regions.latency_s.min(axis=1))
-    weights = owners.rates(boundary_bytes)
-    weights = weights / weights.sum()
-    lines = (hosts.up_bytes_per_s, owners.up_bytes_per_s)
-    if float((1 / hosts.up_bytes_per_s).sum()) < float((1 / hosts.down_bytes_per_s).sum()):
-        lines = (hosts.down_bytes_per_s, owners.down_bytes_per_s)
-    # Forward and backward; each host has a neighbour on either side.
-    share_s = 2 * boundary_bytes / lines[0] + 2 * nearest_s[hosts.region]
-    owners_s = owners.ends_s + 2 * boundary_bytes / lines[1] + 2 * nearest_s[owners.region]
-    return share_s, float((weights * owners_s).sum())
+        return float(found.fun), Prices(tolls, np.zeros(len(self._horizons_s)), stages, groups)

@@ -15,7 +15,7 @@ from scipy.sparse import csr_array, vstack
 
 from scheduler.planner.instance import Floats, Instance, Ints
 from scheduler.planner.kinds import by_kind
-from scheduler.planner.relaxation import Spans
+from scheduler.planner.spans import Spans
 
 Sizes = tuple[int, ...]
 """Layers of each stage, large ones first."""

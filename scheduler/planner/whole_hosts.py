@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 from scheduler.planner.counts import Counts
 from scheduler.planner.instance import Ints
@@ -108,15 +108,19 @@ def whole_hosts(relaxed: Relaxed, sizes: Sizes, num_hosts: int, rate: float) -> 
     rows = np.concatenate([spans.host[chosen], held + stage, reduce + stage])
     data = np.concatenate([np.ones(count), -share[chosen], toll])
     matrix = csr_array((data, (rows, np.tile(np.arange(count), 3))), shape=(reduce + number, count))
+    limits = np.concatenate([np.ones(num_hosts), np.full(number, _SAFE - 1), np.full(number, 1 + _SAFE)])
+    if relaxed.drift is not None:
+        # Regions apart: the shares of each in each stage.
+        least = relaxed.drift.owner_share - relaxed.drift.most
+        cell = stage * len(least) + spans.group[chosen]
+        shared = csr_array((-share[chosen], (cell, np.arange(count))), shape=(number * len(least), count))
+        matrix = vstack([matrix, shared]).tocsr()
+        limits = np.concatenate([limits, np.tile(_SAFE - least, number)])
     found = milp(
         np.zeros(count),
         integrality=np.ones(count),
         bounds=Bounds(0, 1),
-        constraints=LinearConstraint(
-            matrix,
-            -np.inf,
-            np.concatenate([np.ones(num_hosts), np.full(number, _SAFE - 1), np.full(number, 1 + _SAFE)]),
-        ),
+        constraints=LinearConstraint(matrix, -np.inf, limits),
         options={"node_limit": _NODES},
     )
     if found.status == _INFEASIBLE:

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.cases.replan import _Ours, _rates
 from benchmarks.churn.history import Books, History
 from benchmarks.churn.policies import Naive, Random, Rebalancing, Weakest
-from benchmarks.churn.population import Churn, Trace, longest_first, trace
+from benchmarks.churn.population import Churn, Trace, ceilings, longest_first, trace
 from scheduler.planner.moves import Policy
 
 SMALL = Churn(num_peers=256, hours=2.0, seed=3)
@@ -50,6 +50,9 @@ def test_rules_rank_as_they_should() -> None:
     }
     without = played(drawn, _Ours, SMALL.hours, horizon_s=220.0)
     copies = played(drawn, _Ours, SMALL.hours, horizon_s=220.0, copy_cover=1.0)
+    level, clairvoyant = ceilings(drawn, SMALL, _rates(drawn, STAGES), 600.0)
+    assert max(without.fraction_of_bound, *reached.values()) < level < clairvoyant < 1
+    assert copies.fraction_of_bound < clairvoyant
     assert reached[Random] < reached[Weakest]
     assert copies.fraction_of_bound > max(without.fraction_of_bound, *reached.values())
     assert max(without.most_moves, copies.most_moves) <= 2

@@ -12,7 +12,8 @@ from scheduler.planner.bound import BoundSearch
 from scheduler.planner.counts import Counts
 from scheduler.planner.evaluator import evaluate
 from scheduler.planner.instance import Floats, Instance
-from scheduler.planner.relaxation import Relaxed, Spans
+from scheduler.planner.relaxation import Relaxed
+from scheduler.planner.spans import Spans
 from tests.unit.scheduler.planner.test_relaxation import random_plan
 
 HORIZONS_S: Floats = np.array([1.0, 4.0])

@@ -8,8 +8,10 @@ import pytest
 from benchmarks.planner.families import FAMILIES, Family, make
 from scheduler.planner.evaluator import evaluate
 from scheduler.planner.instance import Assignment, Floats, Instance
-from scheduler.planner.relaxation import Prices, Relaxed, Spans
+from scheduler.planner.relaxation import Prices, Relaxed
+from scheduler.planner.spans import Spans
 
+ANYWHERE: Floats = np.zeros((33, 1))
 HORIZONS_S: Floats = np.array([0.3, 1.0, 3.0, 8.0, 20.0])
 
 
@@ -43,7 +45,7 @@ def test_no_prices_cut_off_a_plan(family: Family) -> None:
             waits = generator.exponential(0.3, len(HORIZONS_S)) / HORIZONS_S**2 * generator.integers(0, 2, 5)
             layers = np.arange(instance.work.num_layers + 1)
             for stages in (layers.astype(np.float64), layers + generator.normal(0, 1, len(layers))):
-                worth = relaxed.most_worth(Prices(reduce, waits, stages))(found.rate)
+                worth = relaxed.most_worth(Prices(reduce, waits, stages, ANYWHERE))(found.rate)
                 assert worth >= float(stages[plan.sizes].sum()) * (1 - 1e-9)
-            path_s = relaxed.least_path_s(Prices(reduce, waits, generator.exponential(0.3) * layers))(found.rate)
-            assert path_s <= found.fill_s * (1 + 1e-9)
+            prices = Prices(reduce, waits, generator.exponential(0.3) * layers, ANYWHERE)
+            assert relaxed.least_path_s(prices)(found.rate) <= found.fill_s * (1 + 1e-9)

@@ -9,7 +9,8 @@ import pytest
 
 from scheduler.planner.counts import Counts
 from scheduler.planner.instance import Hosts, Instance, Ints, Owners, Regions, Work
-from scheduler.planner.relaxation import Relaxed, Spans
+from scheduler.planner.relaxation import Relaxed
+from scheduler.planner.spans import Spans
 from scheduler.planner.whole_hosts import WholeHosts, whole_hosts
 
 SIZES = (2, 1)
