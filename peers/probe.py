@@ -51,7 +51,7 @@ def measure_layer(config: RunConfig, layout: Layout, device: Device) -> LayerCos
     """
     first = layout.trunk.first
     stage = TrunkStage(config, device, LayerSpan(first, first + 1), keep_bytes=0)
-    hidden = torch.randn(_shape(config, layout))
+    hidden = torch.randn(_shape(config, layout), generator=torch.Generator().manual_seed(0))
     layer_seconds: list[float] = []
     codec_seconds: list[float] = []
     graph_bytes = 0

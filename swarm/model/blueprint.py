@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,9 @@ _NO_SPECIAL_TOKENS: Mapping[str, Any] = {"pad_token_id": None, "bos_token_id": N
 
 LLAMA_KIND = "choose a decoder of the Llama kind (llama, qwen3, mistral, olmo2)"
 """The remedy for every model whose shape does not fit."""
+BUILDING = threading.RLock()
+"""Held while a model is built or filled: both change what torch has once a process (how modules register parameters,
+the random numbers), and a peer may load two groups at once."""
 
 
 _PART_HEADER_BYTES = 1 << 20
@@ -97,7 +101,7 @@ def skeleton(config: RunConfig) -> PreTrainedModel:
     """
     built = transformers_config(config)
     try:
-        with init_empty_weights(include_buffers=True):
+        with BUILDING, init_empty_weights(include_buffers=True):
             model = AutoModelForCausalLM.from_config(built, attn_implementation="sdpa", dtype=torch.float32)
     except ValueError as error:
         raise ModelUnsupported(

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from swarm.errors import ModelUnsupported
-from swarm.model.blueprint import LLAMA_KIND
+from swarm.model.blueprint import BUILDING, LLAMA_KIND
 
 
 def materialise(model: PreTrainedModel, root: nn.Module, root_name: str, seed: int) -> None:
@@ -27,6 +27,11 @@ def materialise(model: PreTrainedModel, root: nn.Module, root_name: str, seed: i
     Raises:
         ModelUnsupported: the model leaves a tensor of `root` without a value.
     """
+    with BUILDING:
+        _fill(model, root, root_name, seed)
+
+
+def _fill(model: PreTrainedModel, root: nn.Module, root_name: str, seed: int) -> None:
     _allocate(root)
     # Children before parents, as transformers does, so that a parent may correct what a child did.
     for name, module in reversed(list(root.named_modules(prefix=root_name))):

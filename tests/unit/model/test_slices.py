@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -105,6 +106,17 @@ def test_building_leaves_the_callers_random_numbers_alone() -> None:
     torch.manual_seed(5)
     build_trunk_slice(run_config(), LayerSpan(1, 3))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_pieces_that_are_built_at_once_are_the_same() -> None:
+    """A peer may load two groups at a time; torch's random numbers are one a process."""
+    spans = [LayerSpan(1, 2), LayerSpan(2, 3), LayerSpan(1, 3)] * 4
+    with ThreadPoolExecutor(len(spans)) as threads:
+        pieces = list(threads.map(lambda span: build_trunk_slice(run_config(), span), spans))
+    reference = dict(build_full(run_config()).named_parameters())
+    for piece in pieces:
+        for name, parameter in named_global_parameters(piece):
+            assert torch.equal(parameter, reference[name]), name
 
 
 _PRINT_HASH = """
