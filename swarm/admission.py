@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -63,6 +64,11 @@ class Certificate:
     expires_at_s: float
 
 
+_REMEMBERED = 4096
+_REMEMBERED_BYTES = 8192
+"""Larger ones are rare, and would fill memory."""
+
+
 def seal(identity: Identity, body: object) -> bytes:
     """Sign a registered message."""
     encoded = codec.encode(body)
@@ -78,13 +84,22 @@ def unseal(data: bytes, kind: type[M]) -> tuple[M, str]:
     Raises:
         ProtocolError: not sealed, a wrong signature, or another kind of message.
     """
+    opened = _opened if len(data) <= _REMEMBERED_BYTES else _open
+    body, signer = opened(bytes(data))
+    if not isinstance(body, kind):
+        raise ProtocolError(f"a sealed message is a {type(body).__name__}, not a {kind.__name__}", "drop that peer")
+    return body, signer
+
+
+def _open(data: bytes) -> tuple[Any, str]:
     sealed = codec.decode(data)
     if not isinstance(sealed, Sealed) or not verify(sealed.signer, sealed.body, sealed.signature):
         raise ProtocolError("a sealed message has no valid signature", "drop that peer")
-    body: Any = codec.decode(sealed.body)
-    if not isinstance(body, kind):
-        raise ProtocolError(f"a sealed message is a {type(body).__name__}, not a {kind.__name__}", "drop that peer")
-    return body, sealed.signer
+    return codec.decode(sealed.body), sealed.signer
+
+
+# The directory shows the same records and certificates again and again; messages are immutable, and so is a verdict.
+_opened = functools.lru_cache(_REMEMBERED)(_open)
 
 
 def write_invite(admin: Identity, invite: Invite) -> str:
