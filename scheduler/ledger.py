@@ -1,11 +1,11 @@
-"""The ledger of the open step: every microbatch number, who was lent it, and which replicas counted it. Pure."""
+"""The ledger of a step: every microbatch number, who was lent it, and which replicas counted it. Pure."""
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swarm.plan import Plan
 from swarm.wire.messages import Lease, MicrobatchDone, Work
@@ -135,3 +135,49 @@ class Ledger:
             for stage, peer in enumerate((*entry.done.route, entry.owner)):
                 counted[stage, peer].append(entry.done.work.lease)
         return {member: tuple(sorted(leases)) for member, leases in counted.items()}
+
+
+@dataclass(slots=True)
+class OpenLedgers:
+    """The ledger of the step that is committed next, and of the one after it while that runs ahead.
+
+    Args:
+        global_batch: microbatches of a step.
+        microbatch_tokens: tokens of one of them.
+    """
+
+    global_batch: int
+    microbatch_tokens: int
+    _ledgers: dict[int, Ledger] = field(default_factory=dict)
+
+    def of(self, step: int) -> Ledger | None:
+        """A step's ledger; None where it is not open."""
+        return self._ledgers.get(step)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Those that are open, in order."""
+        return tuple(self._ledgers)
+
+    def open(self, step: int) -> Ledger:
+        """A step's ledger, which may be open already."""
+        return self._ledgers.setdefault(step, Ledger(self.global_batch, self.microbatch_tokens))
+
+    def committed(self, step: int) -> None:
+        """The step is over."""
+        del self._ledgers[step]
+
+    def lend(self, owner: str, share: int) -> list[tuple[int, tuple[Lease, ...]]]:
+        """Lend an owner so many microbatches that `share` are out, those of the earlier step first; by step."""
+        room = share - sum(ledger.outstanding(owner) for ledger in self._ledgers.values())
+        lent = []
+        for step, ledger in self._ledgers.items():
+            leases = ledger.grant(owner, max(0, room))
+            room -= len(leases)
+            if leases:
+                lent.append((step, leases))
+        return lent
+
+    def lose(self, peer: str) -> list[tuple[int, dict[str, list[Work]]]]:
+        """A peer is gone; by step, the attempts to be replaced, by owner."""
+        return [(step, ledger.lose(peer)) for step, ledger in self._ledgers.items()]

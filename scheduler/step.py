@@ -43,7 +43,7 @@ from scheduler.instructions import (
     Regroup,
     Send,
 )
-from scheduler.ledger import Ledger, Member
+from scheduler.ledger import Ledger, Member, OpenLedgers
 from scheduler.step_record import pack
 from scheduler.transition import PlanChange
 from swarm.plan import Plan
@@ -132,8 +132,7 @@ class StepLeader:
     ignored_reports: int = 0
     _failed_rounds: int = 0
     _blamed: Counter[str] = field(default_factory=Counter)
-    _ledgers: dict[int, Ledger] = field(default_factory=dict)
-    """Of the step, and of the next one while that runs ahead."""
+    _open_ledgers: OpenLedgers = field(init=False)
     _waiting: set[Member] = field(default_factory=set)
     _reduced: dict[Member, RoundReduced] = field(default_factory=dict)
     _applying: dict[int, _Applying] = field(default_factory=dict)
@@ -143,6 +142,7 @@ class StepLeader:
 
     def __post_init__(self) -> None:
         self._change = PlanChange(self.term)
+        self._open_ledgers = OpenLedgers(self.global_batch, self.microbatch_tokens)
 
     # --- events ----------------------------------------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ class StepLeader:
     def done(self, owner: str, report: MicrobatchDone) -> list[Instruction]:
         """An owner's microbatch was counted by every stage of its route."""
         step = report.work.step
-        ledger = self._ledgers.get(step)
+        ledger = self._open_ledgers.of(step)
         if ledger is None or not self._is_open(step) or not ledger.accept(self.plan, owner, report):
             return self._ignore()
         if any(peer in self.lost for peer in report.route):
@@ -256,8 +256,8 @@ class StepLeader:
             instructions += self._reopen()
         for owner in self._owners():
             instructions.append(Send(owner, PeersLost(term=self.term, peers=(peer,))))
-        for step, ledger in self._ledgers.items():
-            instructions += self._replay(step, ledger.lose(peer))
+        for step, owned in self._open_ledgers.lose(peer):
+            instructions += self._replay(step, owned)
         return instructions + self._lend_to_all() + self._close_if_complete()
 
     def returned(self, peer: str) -> bool:
@@ -314,9 +314,9 @@ class StepLeader:
         self.round = 0
         self._failed_rounds = 0
         self._blamed.clear()
-        self._ledgers.setdefault(self.step, self._new_ledger())
+        self._open_ledgers.open(self.step)
         if self._runs_ahead():
-            self._ledgers[self.step + 1] = self._new_ledger()
+            self._open_ledgers.open(self.step + 1)
         return self._lend_to_all() + self._close_if_complete()
 
     def _runs_ahead(self) -> bool:
@@ -325,13 +325,10 @@ class StepLeader:
         plan_ends = self._has_lost_members or self._change.is_ready(self.step)
         return self.staleness == 1 and not is_last and not plan_ends
 
-    def _new_ledger(self) -> Ledger:
-        return Ledger(self.global_batch, self.microbatch_tokens)
-
     @property
     def _ledger(self) -> Ledger:
         """Of the step that is committed next."""
-        return self._ledgers[self.step]
+        return self._open_ledgers.open(self.step)
 
     def _is_open(self, step: int) -> bool:
         """Whether microbatches of a step may be done."""
@@ -399,7 +396,7 @@ class StepLeader:
             )
             instructions.append(Send(peer, order))
         self._applying[self.step] = _Applying(set(self._members()), {}, self.plan, checkpoint)
-        del self._ledgers[self.step]
+        self._open_ledgers.committed(self.step)
         self.step += 1
         if self.step == self.num_steps:
             self.phase = Phase.FINISHED
@@ -418,7 +415,7 @@ class StepLeader:
 
     def _next_plan(self, grad_norm: float) -> list[Instruction]:
         """After a commit: the plan that was proposed, if everybody is ready; else the same without those who died."""
-        may_change = not self._ledgers
+        may_change = not self._open_ledgers.steps
         plan, instructions = self._change.after_commit(self.step - 1, grad_norm, self.plan, may_change=may_change)
         if plan is self.plan and may_change and self._has_lost_members:
             plan = self.plan.without(frozenset(self.lost), self.step)
@@ -452,16 +449,11 @@ class StepLeader:
         return [order for owner in self._owners() for order in self._lend(owner)]
 
     def _lend(self, owner: str) -> list[Instruction]:
-        """As many microbatches as an owner may have, those of the earlier step first."""
-        orders: list[Instruction] = []
-        room = self._share() - sum(ledger.outstanding(owner) for ledger in self._ledgers.values())
-        for step, ledger in self._ledgers.items():
-            leases = ledger.grant(owner, max(0, room))
-            room -= len(leases)
-            if leases:
-                order = GrantLeases(term=self.term, plan=self.plan.number, step=step, leases=leases)
-                orders.append(Send(owner, order))
-        return orders
+        """As many microbatches as an owner may have."""
+        return [
+            Send(owner, GrantLeases(term=self.term, plan=self.plan.number, step=step, leases=leases))
+            for step, leases in self._open_ledgers.lend(owner, self._share())
+        ]
 
     def _share(self) -> int:
         """Of one owner: twice its window, so that it never waits for the next, or an equal share."""

@@ -153,7 +153,7 @@ def test_the_next_step_is_lent_while_this_one_is_finished() -> None:
     fill(lead)
     assert lead.phase is Phase.CLOSING
     lead.done("o", done(0, ROUTES[0], step=1))
-    assert lead._ledgers[1].outstanding("o") == 1, "done in every phase"
+    assert lead._open_ledgers.open(1).outstanding("o") == 1, "done in every phase"
     close_all(lead)
     told = reduce_all(lead)
     assert len(sent(told, CommitStep)) == 5
@@ -165,7 +165,7 @@ def test_a_step_that_ran_ahead_to_its_end_closes_at_once() -> None:
     lead = leader(staleness=1)
     lead.start()
     fill(lead)
-    for number, entry in enumerate(lead._ledgers[1]._entries):
+    for number, entry in enumerate(lead._open_ledgers.open(1)._entries):
         lead.done(entry.owner, done(number, ROUTES[0], step=1))
     close_all(lead)
     told = reduce_all(lead)
@@ -179,7 +179,7 @@ def test_a_lost_peers_share_of_both_steps_is_replayed() -> None:
     lead.start()
     lead.done("o", done(0, ROUTES[0]))
     lead.done("p", done(2, ROUTES[0]))
-    (lease,) = [number for number, entry in enumerate(lead._ledgers[1]._entries) if entry.owner == "o"]
+    (lease,) = [number for number, entry in enumerate(lead._open_ledgers.open(1)._entries) if entry.owner == "o"]
     lead.done("o", done(lease, ROUTES[0], step=1))
     replays = [order for _, order in sent(lead.peer_lost("a"), ReplayWork) if isinstance(order, ReplayWork)]
     assert sorted(order.step for order in replays) == [0, 0, 1]
@@ -193,13 +193,13 @@ def test_nobody_runs_ahead_of_a_plan_without_its_lost_member() -> None:
     close_all(lead)
     told = reduce_all(lead)
     assert not [each for each in told if isinstance(each, NewPlan)], "step 1 has begun under this plan"
-    assert list(lead._ledgers) == [1]
+    assert lead._open_ledgers.steps == (1,)
     fill(lead, 1, ROUTES[1])
     close_all(lead)
     told = reduce_all(lead)
     (new,) = [each.plan for each in told if isinstance(each, NewPlan)]
     assert (new.number, new.first_step) == (2, 2)
-    assert list(lead._ledgers) == [2, 3]
+    assert lead._open_ledgers.steps == (2, 3)
 
 
 def test_nobody_runs_ahead_of_the_last_step() -> None:
