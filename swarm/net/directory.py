@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Sequence
@@ -13,6 +15,8 @@ from hivemind.dht.routing import DHTID
 from hivemind.dht.validation import DHTRecord, RecordValidatorBase
 from hivemind.p2p import P2P, PeerID
 from hivemind.utils.auth import AuthorizerBase
+from multiaddr import Multiaddr
+from multiaddr.exceptions import Error as MultiaddrError
 
 from swarm.admission import Membership, seal, unseal
 from swarm.errors import AdmissionError, PeerUnavailable, ProtocolError
@@ -56,20 +60,18 @@ class Directory:
             PeerUnavailable: none of `initial_peers` answered, or they refused us.
         """
         validator = _Validator(membership, fingerprint)
+        node = await DHTNode.create(
+            p2p=p2p,
+            record_validator=validator,
+            authorizer=_Authorizer(identity, membership, certificate),
+            num_replicas=_REPLICAS,
+            wait_timeout=_CALL_S,
+        )
         try:
-            node = await DHTNode.create(
-                p2p=p2p,
-                initial_peers=list(initial_peers) or None,
-                record_validator=validator,
-                authorizer=_Authorizer(identity, membership, certificate),
-                num_replicas=_REPLICAS,
-                wait_timeout=_CALL_S,
-            )
-        except Exception as error:  # noqa: BLE001 - the library raises bare RuntimeError and validation errors here
-            raise PeerUnavailable(
-                f"no peer of the run's directory answered ({error})",
-                "check the network, and this machine's clock: more than 3 s off is refused",
-            ) from None
+            await _bootstrap(node, initial_peers)
+        except BaseException:
+            await node.shutdown()  # its handlers would be in the way of the next attempt
+            raise
         return cls(node, identity, fingerprint, validator)
 
     async def publish(self, record: PeerRecord | LeaderRecord) -> bytes:
@@ -103,6 +105,33 @@ class Directory:
     async def close(self) -> None:
         """Leave the DHT; the daemon goes on."""
         await self._node.shutdown()
+
+
+async def _bootstrap(node: DHTNode, initial_peers: Sequence[str]) -> None:
+    """Meet the DHT. hivemind's own way leaves the handlers of a node that met nobody in the daemon for good."""
+    if not initial_peers:
+        return
+    peers = {peer for peer in map(_peer_of, initial_peers) if peer is not None}
+    answers = await asyncio.gather(
+        *(node.protocol.call_ping(peer, validate=True) for peer in peers), return_exceptions=True
+    )
+    if not any(isinstance(answer, DHTID) for answer in answers):
+        errors = [str(answer) for answer in answers if isinstance(answer, Exception)]
+        raise PeerUnavailable(
+            f"no peer of the run's directory answered ({errors[0] if errors else 'none responded to a ping'})",
+            "check the network, and this machine's clock: more than 3 s off is refused",
+        )
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_CALL_S):
+            await node.find_nearest_nodes([node.node_id])  # who they know
+
+
+def _peer_of(address: str) -> PeerID | None:
+    """Whose address it is; None for one that says nothing: others may have announced anything."""
+    try:
+        return PeerID.from_base58(Multiaddr(address)["p2p"])
+    except (MultiaddrError, ValueError, LookupError):
+        return None
 
 
 def expiry() -> float:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import uvloop
 from hivemind.dht.routing import DHTID
-from hivemind.p2p import P2P
+from hivemind.p2p import P2P, PeerID
+from multiaddr import Multiaddr
 
 from swarm.admission import seal
 from swarm.errors import PeerUnavailable
@@ -220,12 +221,22 @@ def test_a_record_disappears_when_it_ends(run: Callable[..., None]) -> None:
     run(body)
 
 
-def test_nobody_to_meet_is_an_error(run: Callable[..., None]) -> None:
+def test_nobody_to_meet_is_an_error_that_can_be_mended(run: Callable[..., None]) -> None:
+    """The same daemon meets the run at the next attempt."""
+
     async def body(swarm: Swarm) -> None:
         identity = Identity.generate()
         p2p = await swarm.daemon(identity)
         gone = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity.generate().peer_id}"
         with pytest.raises(PeerUnavailable, match="no peer of the run's directory answered"):
-            await Directory.create(p2p, identity, RUN.membership, FINGERPRINT, RUN.certificate(identity), [gone])
+            await Directory.create(
+                p2p, identity, RUN.membership, FINGERPRINT, RUN.certificate(identity), [gone, "/ip4/127.0.0.1", "?"]
+            )
+        other = await swarm.join("scheduler")
+        addresses = [gone, *(str(address) for address in await other.p2p.get_visible_maddrs())]
+        await p2p._client.connect(PeerID.from_base58(other.identity.peer_id), [Multiaddr(addresses[-1])])
+        certificate = RUN.certificate(identity)
+        directory = await Directory.create(p2p, identity, RUN.membership, FINGERPRINT, certificate, addresses)
+        await directory.close()
 
     run(body)
