@@ -13,6 +13,7 @@ from swarm.telemetry import Teller
 
 if TYPE_CHECKING:
     from peers.metrics import PeerMetrics
+    from swarm.wire.messages import Heartbeat
 
 _MIB = 1 << 20
 _MBIT = 1e6 / 8
@@ -77,6 +78,8 @@ def _run(invite: str, node: NodeConfig, data: Path | None, metrics_port: int | N
 
     import uvloop
 
+    from peers.control import answering
+    from peers.controlling import Controls
     from peers.joining import opened
     from swarm.signals import until_stopped
 
@@ -88,11 +91,18 @@ def _run(invite: str, node: NodeConfig, data: Path | None, metrics_port: int | N
 
     async def main() -> None:
         async with opened(invite, node, data, teller.say) as peer:
-            teller.tell({"event": "joined", "peer": peer.endpoint.peer_id})
             leaving.append(peer.leave)
-            if metrics is not None:
-                peer.observe = metrics.take
-            await peer.run()
+            controls = Controls(peer)
+
+            def observe(heartbeat: Heartbeat) -> None:
+                controls.look()  # also where nobody asks: it counts how long we wait
+                if metrics is not None:
+                    metrics.take(heartbeat)
+
+            peer.observe = observe
+            async with answering(node.state_dir, controls.carry_out):
+                teller.tell({"event": "joined", "peer": peer.endpoint.peer_id})
+                await peer.run()
 
     uvloop.run(until_stopped(main(), lambda: bool(leaving) and leaving[0]()))
 

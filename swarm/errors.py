@@ -39,6 +39,23 @@ class SwarmError(Exception):
         return 10 + int(self.code[1])
 
 
+def every_error() -> list[type[SwarmError]]:
+    """All of them, by number."""
+    found: dict[str, type[SwarmError]] = {}
+    waiting: list[type[SwarmError]] = [SwarmError]
+    while waiting:
+        kind = waiting.pop()
+        if "code" in vars(kind):  # others only refine what a number says
+            found.setdefault(kind.code, kind)
+        waiting += kind.__subclasses__()
+    return [found[code] for code in sorted(found)]
+
+
+def by_code(code: str) -> type[SwarmError]:
+    """The error that bears a number; SwarmError itself where this version has none such."""
+    return next((kind for kind in every_error() if kind.code == code), SwarmError)
+
+
 class ConfigError(SwarmError):
     """A value that the configuration cannot hold."""
 
@@ -123,6 +140,12 @@ class DeadlineExceeded(NetworkError):
     code = "S204"
 
 
+class NotRunning(NetworkError):
+    """A peer on this machine that was to be told something, and does not run."""
+
+    code = "S205"
+
+
 class AdmissionError(SwarmError):
     """Not let in."""
 
@@ -181,6 +204,12 @@ class ClockOff(AdmissionError):
     """A machine whose clock is not that of the others."""
 
     code = "S309"
+
+
+class MemberPaused(AdmissionError):
+    """A member whose people let it pause: it takes no part until they let it work again."""
+
+    code = "S310"
 
 
 class ProtocolError(SwarmError):

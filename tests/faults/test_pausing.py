@@ -1,0 +1,102 @@
+"""A peer whose people let it pause: nothing is lost, nothing is asked of it, and it comes back as a newcomer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from peers.control import ask
+from swarm.local.fleet import Fleet
+from tests.faults.conftest import Rig, check_history
+from tests.support.processes import run_command
+
+pytestmark = pytest.mark.usefixtures("warm_starts")
+
+STEPS = 150
+LIMIT_S = 200.0
+
+
+@pytest.mark.timeout(400)
+def test_who_pauses_and_goes_on_again_loses_nothing(rig: Rig) -> None:
+    """A host and an owner, of two each, at the same time; the run goes on without them meanwhile."""
+    with rig(steps=STEPS, hosts=4, stages=2, owners=2) as fleet:
+        names = ("host-0", "owner-1")
+        peers = {fleet.peer_id(name) for name in names}
+        for name in names:
+            assert tell(fleet, name, "pause")["state"] == "pausing", "obeyed at once"
+        for name in names:
+            paused = until(fleet, name, lambda view: view["state"] == "paused")
+            assert paused["parts"] == []
+            assert paused["waiting_for"] == "the pause to end"
+        gone_at = newest_step(fleet)
+        for peer in peers:
+            fleet.scheduler.wait_for("paused", lambda event, peer=peer: event["peer"] == peer)
+        before = {name: tell(fleet, name, "me")["computed_tokens"] for name in names}
+        fleet.wait_step(gone_at + 5)
+        assert before == {name: tell(fleet, name, "me")["computed_tokens"] for name in names}, "it computes nothing"
+        back_at = newest_step(fleet)
+        for name in names:
+            assert tell(fleet, name, "unpause")["state"] == "working"
+        for name in names:
+            until(fleet, name, lambda view, name=name: view["computed_tokens"] > before[name])
+        fleet.wait_finished(LIMIT_S)
+        told = fleet.scheduler.events
+        assert not [event for event in told if event["event"] in ("lost", "regroup", "round_failed")]
+        done = check_history(fleet, STEPS)
+        at_work = {step.step: {p for work in step.work for p in (*work.route, work.owner)} for step in done.steps}
+        assert not any(at_work[step] & peers for step in range(gone_at + 1, back_at)), "nobody counted on them"
+        assert all(any(peer in at_work[step] for step in range(back_at, STEPS)) for peer in peers), "they work again"
+
+
+@pytest.mark.timeout(300)
+def test_the_verbs_as_people_use_them(rig: Rig) -> None:
+    """Also told to go at once, while it pauses: it ends, and so does the answering."""
+    with rig(steps=10_000, hosts=3, stages=1, owners=1) as fleet:
+        folder = ("--state-dir", str(fleet.folder / "host-2"))
+        program = fleet.programs["host-2"]
+        assert run_command("me", *folder).status == 0
+        assert run_command("pause", *folder).status == 0
+        until(fleet, "host-2", lambda view: view["state"] == "paused")
+        fleet.scheduler.companions.remove(program)  # its end is no accident
+        assert run_command("leave", *folder).status == 0
+        assert program.process.wait(30.0) == 0
+        run_command("me", *folder).failed_with("S205")
+        step = newest_step(fleet)
+        fleet.wait_step(step + 3)
+
+
+@pytest.mark.timeout(300)
+def test_a_stages_only_host_works_on_until_it_is_told_to_go_at_once(rig: Rig) -> None:
+    with rig(steps=10_000, hosts=2, stages=2, owners=1) as fleet:
+        program = fleet.programs["host-1"]
+        fleet.scheduler.companions.remove(program)
+        assert tell(fleet, "host-1", "pause")["state"] == "pausing"
+        fleet.scheduler.wait_for("warning", lambda event: "nobody else has its part" in event["problem"])
+        assert tell(fleet, "host-1", "me")["parts"], "it works on"
+        assert tell(fleet, "host-1", "leave", now=True)["state"] == "gone"
+        assert program.process.wait(30.0) == 0
+        assert "has no host" in fleet.scheduler.wait_for("regroup")["problem"]
+
+
+def tell(fleet: Fleet, name: str, verb: str, **arguments: Any) -> dict[str, Any]:
+    """What a peer answers to a verb."""
+    return ask(fleet.folder / name, verb, **arguments)
+
+
+def newest_step(fleet: Fleet) -> int:
+    """Steps that the scheduler has told of."""
+    return max(int(event["step"]) for event in tuple(fleet.scheduler.events) if event["event"] == "step")
+
+
+def until(fleet: Fleet, name: str, is_there: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Look at a peer until it is as wanted."""
+    deadline_s = time.monotonic() + LIMIT_S
+    while True:
+        view = tell(fleet, name, "me")
+        if is_there(view):
+            return view
+        assert time.monotonic() < deadline_s, view
+        time.sleep(0.2)
