@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from swarm.errors import NotRunning, ProtocolError, SwarmError, by_code
+from swarm.errors import NotRunning, ProtocolError, SwarmError, retold
 
 _NAME = "control.sock"
 _MAX_LINE_BYTES = 1 << 16
@@ -112,7 +112,7 @@ def ask(folder: Path, verb: str, **arguments: Any) -> dict[str, Any]:
             "start it with `swarm join`, or name its folder with --state-dir",
         ) from None
     if "code" in answer:
-        raise by_code(answer["code"])(answer["problem"], answer["remedy"])
+        raise retold(answer["code"], answer["problem"], answer["remedy"])
     return dict(answer)
 
 

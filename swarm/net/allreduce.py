@@ -19,11 +19,12 @@ from hivemind.p2p import P2P, P2PContext, ServicerBase
 from hivemind.proto import averaging_pb2
 from hivemind.utils.asyncio import achain, as_aiter
 
-from swarm.net.round_plan import RoundBroken, RoundPlan
+from swarm.errors import RoundBroken
+from swarm.net.round_plan import RoundPlan
 from swarm.net.strict_runner import LINGER_S, StrictRunner, refusal, require_finite
 from swarm.net.traffic import Traffic
 
-__all__ = ["RoundBroken", "RoundPlan", "StrictRounds"]
+__all__ = ["RoundPlan", "StrictRounds"]
 
 FIRST_MESSAGE_TIMEOUT_S = 10.0
 _REMEMBERED = 32

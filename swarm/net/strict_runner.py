@@ -26,8 +26,9 @@ from hivemind.averaging.allreduce import AllReduceRunner, AveragingMode
 from hivemind.p2p import P2P, P2PContext, PeerID, ServicerBase
 from hivemind.proto import averaging_pb2, runtime_pb2
 
+from swarm.errors import RoundBroken
 from swarm.net.reduction_parts import MalformedPartError, OrderedReducer, cut, decode_part, encode_part
-from swarm.net.round_plan import RoundBroken, RoundPlan
+from swarm.net.round_plan import RoundPlan
 from swarm.net.traffic import Traffic
 
 T = TypeVar("T")
