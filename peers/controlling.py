@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from peers.limiting import Limiting
 from peers.peer import Peer
 from peers.self_view import SelfView, Standstill, what_for
 from swarm.errors import ProtocolError
@@ -18,6 +19,7 @@ class Controls:
     """Of one peer, which has joined."""
 
     peer: Peer
+    limiting: Limiting
     _started_s: float = field(default_factory=time.monotonic)
     _standstill: Standstill = field(default_factory=Standstill)
 
@@ -29,6 +31,7 @@ class Controls:
 
         Raises:
             ProtocolError: a verb that is not known.
+            ConfigError: limits that cannot be understood.
         """
         peer = self.peer
         match verb:
@@ -41,6 +44,8 @@ class Controls:
             case "leave":
                 if arguments.get("now") or not peer.leave():
                     peer.leave_at_once()
+            case "limits":
+                self.limiting.reload()
             case _:
                 raise ProtocolError(f"this peer does not know {verb!r}", "use the `swarm` that it was started with")
         return self.look().as_json()
@@ -64,6 +69,7 @@ class Controls:
             computed_microbatches=tokens // peer.joined.config.microbatch_tokens,
             sent_bytes=peer.traffic.sent_bytes,
             received_bytes=peer.traffic.received_bytes,
+            today_bytes=self.limiting.today_bytes,
             waiting_for=waiting_for,
             waiting_s=self._standstill.lasts_s(now_s, waiting_for, tokens, parts),
             running_s=now_s - self._started_s,

@@ -18,6 +18,7 @@ from peers.granting import Granting
 from peers.joined import Joined
 from peers.journal import Journal
 from peers.keepsake import Keepsake
+from peers.limits import Limits
 from peers.oath import Oath
 from peers.presence import Presence
 from peers.probe import usable_memory_bytes
@@ -243,6 +244,14 @@ class Peer:
         """That somebody wants no pause any more; we come back as a newcomer when nobody does."""
         if self.attending.unpause(who):
             self._come_back()
+
+    def limit(self, limits: Limits) -> None:
+        """Announce no more than this from now on; with another limit of memory we come back as a newcomer."""
+        before, self._presence.limits = self._presence.limits, limits
+        self._presence.changed()
+        if limits.memory_bytes != before.memory_bytes and self.assignment.is_needed:
+            self.pause("memory", "its limit of memory is another one")
+            self.unpause("memory")
 
     def _ask_to_go(self) -> None:
         self._leaves_at_s = time.monotonic() + _LEAVE_S

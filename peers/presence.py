@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from peers.keepsake import Keepsake
+from peers.limits import Limits, announced, within
 from peers.line import LineWatch
 from peers.probe import (
     LayerCosts,
@@ -19,7 +20,6 @@ from peers.probe import (
     measure_link,
     measure_links,
     usable_memory_bytes,
-    within,
 )
 from swarm.config import NodeConfig, RunConfig
 from swarm.errors import DiskRefused, NetworkError, PeerUnavailable, SwarmError
@@ -49,6 +49,7 @@ class Presence:
         obeyed: the leader that it obeys; empty before the first.
         is_cut_off: whether that leader cannot be reached.
         is_away: whether this member takes no part now: it is announced without a role then.
+        limits: that what is announced keeps to.
     """
 
     node: NodeConfig
@@ -66,6 +67,7 @@ class Presence:
     obeyed: Callable[[], str]
     is_cut_off: Callable[[], bool]
     is_away: Callable[[], bool]
+    limits: Limits = field(default_factory=Limits)
     _change: asyncio.Event = field(default_factory=asyncio.Event)
     _found: str = field(default="")
 
@@ -136,7 +138,8 @@ class Presence:
             self._change.clear()
             is_away = self.is_away()
             await refuse_twin(self.endpoint.peer_id, await self.addresses_of(self.endpoint.peer_id), self.addresses)
-            said = replace(capabilities, roles=()) if is_away else capabilities
+            said = announced(self.limits, capabilities)
+            said = replace(said, roles=()) if is_away else said
             record = PeerRecord(certificate=self.certificate, capabilities=said, expires_at_s=expiry())
             sealed = await self.directory.publish(record)
             told = bool(sealed) and await self._tell_leader(sealed)

@@ -50,6 +50,7 @@ class SelfView:
         loading: what it gets ready, in a person's words.
         computed_tokens: since its start.
         sent_bytes, received_bytes: boundary tensors, state and messages since its start.
+        today_bytes: both of these since midnight, over restarts.
         waiting_for: in a person's words.
         waiting_s: since it waits for that, or since the last work was done.
     """
@@ -67,6 +68,7 @@ class SelfView:
     computed_microbatches: int
     sent_bytes: int
     received_bytes: int
+    today_bytes: int
     waiting_for: str
     waiting_s: float
     running_s: float
@@ -103,6 +105,7 @@ def as_lines(view: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [
         ("work", f"{view['computed_microbatches']:,} microbatches, {view['computed_tokens']:,} tokens"),
         ("line", f"{_mib(view['sent_bytes'])} up, {_mib(view['received_bytes'])} down"),
+        ("today", f"{_mib(view['today_bytes'])} up and down"),
         ("scheduler", leader + (", which cannot be reached" if view["is_cut_off"] else "")),
         ("waits for", f"{view['waiting_for']}, for {view['waiting_s']:.0f} s"),
     ]

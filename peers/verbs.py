@@ -81,7 +81,9 @@ def _run(invite: str, node: NodeConfig, data: Path | None, metrics_port: int | N
     from peers.control import answering
     from peers.controlling import Controls
     from peers.joining import opened
+    from peers.limiting import Limiting
     from swarm.signals import until_stopped
+    from swarm.tasks import beside
 
     metrics = None
     if metrics_port is not None:
@@ -92,7 +94,8 @@ def _run(invite: str, node: NodeConfig, data: Path | None, metrics_port: int | N
     async def main() -> None:
         async with opened(invite, node, data, teller.say) as peer:
             leaving.append(peer.leave)
-            controls = Controls(peer)
+            limiting = Limiting(peer, node.state_dir)
+            controls = Controls(peer, limiting)
 
             def observe(heartbeat: Heartbeat) -> None:
                 controls.look()  # also where nobody asks: it counts how long we wait
@@ -102,7 +105,7 @@ def _run(invite: str, node: NodeConfig, data: Path | None, metrics_port: int | N
             peer.observe = observe
             async with answering(node.state_dir, controls.carry_out):
                 teller.tell({"event": "joined", "peer": peer.endpoint.peer_id})
-                await peer.run()
+                await beside(peer.run(), limiting.run())
 
     uvloop.run(until_stopped(main(), lambda: bool(leaving) and leaving[0]()))
 

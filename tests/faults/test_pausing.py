@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,29 @@ def test_a_stages_only_host_works_on_until_it_is_told_to_go_at_once(rig: Rig) ->
         assert tell(fleet, "host-1", "leave", now=True)["state"] == "gone"
         assert program.process.wait(30.0) == 0
         assert "has no host" in fleet.scheduler.wait_for("regroup")["problem"]
+
+
+@pytest.mark.timeout(300)
+def test_a_peer_keeps_to_its_limits_by_itself(rig: Rig) -> None:
+    """Told while it runs: hours that are not now, an amount that is spent, less memory; then none of it."""
+    with rig(steps=10_000, hosts=3, stages=1, owners=1) as fleet:
+        name = "host-2"
+        folder = ("--state-dir", str(fleet.folder / name))
+        noon = (time.localtime().tm_hour + 12) % 24
+        assert run_command("limits", *folder, "--hours", f"{noon}-{(noon + 1) % 24}").status == 0
+        paused = until(fleet, name, lambda view: view["state"] == "paused")
+        assert paused["reason"] == f"it may work from {noon}:00 to {(noon + 1) % 24}:00"
+        fleet.scheduler.wait_for("paused", lambda event: event["peer"] == paused["peer"])
+        assert run_command("limits", *folder, "--hours", "", "--daily-gib", "1e-6").status == 0
+        spent = tell(fleet, name, "me")
+        assert spent["state"] == "paused"
+        assert "are sent and received" in spent["reason"]
+        assert run_command("limits", *folder, "--daily-gib", "0", "--memory-mib", "64", "--up-mbit", "400").status == 0
+        until(fleet, name, lambda view: view["computed_tokens"] > paused["computed_tokens"])
+        said = json.loads((fleet.run_dir / "status.json").read_bytes())["peers"][paused["peer"]]
+        assert said["memory_bytes"] == 64 << 20
+        assert said["up_bytes_per_s"] <= 400e6 / 8
+        run_command("limits", *folder, "--hours", "24-25").failed_with("S100")
 
 
 def tell(fleet: Fleet, name: str, verb: str, **arguments: Any) -> dict[str, Any]:

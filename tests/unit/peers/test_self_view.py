@@ -45,6 +45,7 @@ def test_it_reads_as_a_person_would_ask() -> None:
         computed_microbatches=128,
         sent_bytes=3 << 20,
         received_bytes=1 << 19,
+        today_bytes=5 << 20,
         waiting_for="activations and gradients",
         waiting_s=1.2,
         running_s=60.0,
@@ -54,4 +55,5 @@ def test_it_reads_as_a_person_would_ask() -> None:
     assert lines["part"] == "layers 0-1, step 12, 50% of its microbatches"
     assert lines["work"] == "128 microbatches, 4,096 tokens"
     assert lines["line"] == "3.0 MiB up, 0.5 MiB down"
+    assert lines["today"] == "5.0 MiB up and down"
     assert lines["waits for"] == "activations and gradients, for 1 s"
