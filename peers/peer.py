@@ -72,7 +72,8 @@ _GO_ON = MayLeave(term=0)
 Say = Callable[[str], None]
 
 
-def _disk_bytes(node: NodeConfig) -> int:
+def disk_bytes(node: NodeConfig) -> int:
+    """For what a restart goes on from: the user's limit, or a quarter of what is free."""
     return node.disk_bytes or shutil.disk_usage(node.state_dir).free // 4
 
 
@@ -123,7 +124,7 @@ class Peer:
         folder = self.node.state_dir / f"run-{self.joined.config.fingerprint[:16]}"
         self._oath = Oath(folder / "leader.json")
         self._archive = Archive(
-            Journal(folder / "journal", _disk_bytes(self.node)), Records(folder / "records"), self.say
+            Journal(folder / "journal", disk_bytes(self.node)), Records(folder / "records"), self.say
         )
         self._granting = Granting(
             self._oath,

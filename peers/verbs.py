@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from swarm.wire.messages import Heartbeat
 
 _MIB = 1 << 20
+_LONGEST_PATH = 256
 _MBIT = 1e6 / 8
 
 
@@ -54,7 +55,7 @@ def join(
         threads=threads,
         device=device,
     )
-    text = _read_invite_file(Path(invite)) if len(invite) < 256 and Path(invite).is_file() else invite
+    text = read_invite_argument(invite)
     teller = Teller(json)
     try:
         _run(text, node, data, metrics_port, teller)
@@ -62,9 +63,13 @@ def join(
         teller.close()
 
 
-def _read_invite_file(path: Path) -> str:
+def read_invite_argument(invite: str) -> str:
+    """The invite that somebody typed, or that is in the file they named; raises InviteInvalid."""
     from swarm.errors import InviteInvalid
 
+    path = Path(invite)
+    if len(invite) >= _LONGEST_PATH or not path.is_file():
+        return invite
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
