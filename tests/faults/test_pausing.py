@@ -34,6 +34,7 @@ def test_who_pauses_and_goes_on_again_loses_nothing(tmp_path: Path) -> None:
             paused = until(fleet, name, lambda view: view["state"] == "paused")
             assert paused["parts"] == []
             assert paused["waiting_for"] == "the pause to end"
+            assert min(paused["sent_bytes"], paused["received_bytes"], paused["computed_microbatches"]) > 0
             fleet.scheduler.wait_for("paused", lambda event, peer=peers[name]: event["peer"] == peer)
         gone_at, before = rig.newest_step, {name: tell(fleet, name, "me")["computed_tokens"] for name in names}
         running.more_steps(5, LIMIT_S)
