@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check long clean chromium
+.PHONY: setup demo test check long clean chromium errors
 
 setup: $(READY)
 
@@ -36,6 +36,10 @@ check: setup
 
 long: setup
 	$(BIN)/pytest -q -m long $(ARGS)
+
+# The page of all errors; a test compares it.
+errors: setup
+	$(BIN)/swarm errors --markdown > ERRORS.md
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -11,6 +11,7 @@ from peers.loading import Loading
 from peers.member import GroupMember
 from peers.owner import Owner
 from peers.replica import Replica
+from peers.self_view import Part, share_of
 from peers.workplace import Workplace
 from swarm.data.shards import Shard
 from swarm.errors import RunError, SwarmError
@@ -67,6 +68,7 @@ class Assignment:
         self._owner: Owner | None = None
         self._early: list[Delivery] = []
         self._tasks = TaskSet()
+        self._past_tokens = 0
 
     # --- plans -----------------------------------------------------------------------------------------------------
 
@@ -98,11 +100,11 @@ class Assignment:
 
     async def start_over(self) -> None:
         """Forget everything: the swarm went on without us."""
-        await self._stop()
+        await self.rest()
         await self._place.archive.clear()
 
-    async def _stop(self) -> None:
-        """Leave every group, and whatever was under way."""
+    async def rest(self) -> None:
+        """Leave every group, and whatever was under way; what is on the disk stays."""
         for span in list(self._members):
             await self._leave(span)
         await self._drop_loads()
@@ -125,7 +127,7 @@ class Assignment:
             if part is not None:
                 await part.close()
         there = {span: member.stage for span, member in members.items() if await member.regroup(order)}
-        await self._stop()
+        await self.rest()
         self._stages = there
         self._regrouped = order
         await self._place.archive.rewind(order.num_steps)
@@ -191,9 +193,11 @@ class Assignment:
         self._members.pop(span).close()
         if span == ENDS and self._owner is not None:
             await self._owner.close()
+            self._past_tokens += self._owner.computed_tokens
             self._owner = None
         elif span != ENDS and self._host is not None:
             await self._host.close()
+            self._past_tokens += self._host.computed_tokens
             self._host = None
 
     # --- orders ----------------------------------------------------------------------------------------------------
@@ -290,8 +294,8 @@ class Assignment:
 
     @property
     def computed_tokens(self) -> int:
-        """Tokens whose gradients this peer counted or brought home."""
-        total = 0 if self._host is None else self._host.computed_tokens
+        """Tokens whose gradients this peer counted or brought home since its start, in whatever part."""
+        total = self._past_tokens + (0 if self._host is None else self._host.computed_tokens)
         return total + (0 if self._owner is None else self._owner.computed_tokens)
 
     @property
@@ -317,6 +321,24 @@ class Assignment:
         return "the other replicas" if "reducing" in states else "the leader"
 
     @property
+    def parts(self) -> list[Part]:
+        """Our groups, for people."""
+        peer, plan = self._place.peer_id, self.plan
+        return [
+            Part(
+                _in_words(span),
+                member.replica.step,
+                None if plan is None else share_of(plan, member.replica.stage, peer),
+            )
+            for span, member in self._members.items()
+        ]
+
+    @property
+    def loading(self) -> tuple[str, ...]:
+        """What we get ready, for people."""
+        return tuple(f"{_in_words(span)} (step {loading.num_steps})" for span, loading in self._loads.items())
+
+    @property
     def status(self) -> str:
         """One line for people."""
         parts = []
@@ -325,13 +347,12 @@ class Assignment:
             parts += [name, f"step {member.replica.step}"]
         if not parts:
             parts = ["no stage yet"]
-        for span, loading in self._loads.items():
-            parts.append(f"loads {_in_words(span)} (step {loading.num_steps})")
+        parts += [f"loads {what}" for what in self.loading]
         return " · ".join([*parts, f"{self.computed_tokens:,} tokens", f"waits for {self.waiting_for}"])
 
     async def close(self) -> None:
         """Stop everything that runs."""
-        await self._stop()
+        await self.rest()
         await self._tasks.close()
 
 

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
+from peers.joined import Joined
 from peers.keepsake import Keepsake
-from peers.peer import Joined, Peer, Say
+from peers.peer import Peer, Say
 from swarm.admission import Certificate, Membership, read_invite, unseal
 from swarm.config import NodeConfig
 from swarm.data.shards import Shard
@@ -27,6 +28,7 @@ from swarm.net.endpoint import Endpoint
 from swarm.net.introduction import introduce
 from swarm.net.libp2p import Libp2pTransport, start_daemon
 from swarm.net.patience import until_reached
+from swarm.net.traffic import Traffic
 from swarm.training.compute import Compute
 from swarm.training.device import Device
 from swarm.wire.payloads import PayloadRules
@@ -55,7 +57,8 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
         is_member = keepsake.admission(invite.fingerprint) is not None
         start = partial(start_daemon, identity_path, node.listen_host, node.listen_port, bootstrap)
         p2p = await (until_reached(start, say) if is_member else start())
-        transport = Libp2pTransport(p2p)
+        traffic = Traffic()
+        transport = Libp2pTransport(p2p, traffic)
         membership = Membership(invite.fingerprint, invite.admin_public_key)
         endpoint = Endpoint(transport, membership, invite.fingerprint)
         compute = Compute(node.threads)
@@ -75,7 +78,7 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
             shape = (config.batch.microbatch_sequences, config.data.context_tokens, model_layout.hidden_size)
             endpoint.become_member(joined.certificate, PayloadRules(shape, config.numerics.boundary_codec))
             addresses = tuple(str(address) for address in await p2p.get_visible_maddrs())
-            rounds = await StrictRounds.create(p2p)
+            rounds = await StrictRounds.create(p2p, traffic)
             find = partial(
                 Directory.create, p2p, identity, membership, config.fingerprint, joined.certificate, bootstrap
             )
@@ -99,6 +102,7 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
                 addresses,
                 say,
                 keepsake=keepsake,
+                traffic=traffic,
             )
             await directory.close()
             await rounds.close()

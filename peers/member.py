@@ -12,11 +12,10 @@ from torch import Tensor
 
 from peers.replica import Replica
 from peers.workplace import Workplace
-from swarm.errors import ReductionFailed, SwarmError
+from swarm.errors import ReductionFailed, RoundBroken, SwarmError
 from swarm.model.spans import Span
 from swarm.net.allreduce import RoundPlan
 from swarm.net.deadlines import Deadline
-from swarm.net.round_plan import RoundBroken
 from swarm.plan import Plan
 from swarm.training.compute import Priority
 from swarm.training.stage import EndsStage, TrunkStage

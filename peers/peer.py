@@ -10,23 +10,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from peers.allegiance import Answer, why_not
+from peers.allegiance import why_not
 from peers.archive import Archive
 from peers.assignment import Assignment
+from peers.attendance import Attendance, Attending
+from peers.granting import Granting
+from peers.joined import Joined
 from peers.journal import Journal
 from peers.keepsake import Keepsake
+from peers.limits import Limits
 from peers.oath import Oath
 from peers.presence import Presence
-from peers.probe import (
-    usable_memory_bytes,
-)
+from peers.probe import usable_memory_bytes
 from peers.records import Records
 from peers.workplace import Workplace
-from swarm.admission import Invite, unseal
-from swarm.config import NodeConfig, RunConfig
+from swarm.admission import unseal
+from swarm.config import NodeConfig
 from swarm.data.shards import Shard
-from swarm.errors import DiskRefused, RunError, StartedAnew, Superseded, SwarmError
-from swarm.identity import Identity
+from swarm.errors import MemberPaused, RunError, StartedAnew, Superseded, SwarmError
 from swarm.model.blueprint import Layout
 from swarm.net.allreduce import StrictRounds
 from swarm.net.channel import Delivery, Reply
@@ -35,23 +36,21 @@ from swarm.net.endpoint import Endpoint
 from swarm.net.outbox import Outbox, unpack
 from swarm.net.probing import answer_probes
 from swarm.net.shelf import Shelf
+from swarm.net.traffic import Traffic
 from swarm.plan import Plan
-from swarm.training.compute import Compute
+from swarm.tasks import unless
+from swarm.training.compute import Compute, Priority
 from swarm.training.device import Device
 from swarm.wire.messages import (
     Ack,
     Activation,
-    AskLeader,
     AskRecord,
     AssignPlan,
     BoundaryGradient,
     Claim,
-    Denied,
     FetchState,
-    Granted,
     Heartbeat,
     HopFailed,
-    LeaderSays,
     Leaving,
     ListState,
     MayLeave,
@@ -66,26 +65,16 @@ _log = logging.getLogger(__name__)
 _HEARTBEAT_S = 2.0
 _LEAVE_S = 60.0
 """A member that wants to go home waits so long for a step without it: where nobody can replace it, none may come."""
-_LEADER_ANSWERS_S = 2.0
-"""A scheduler that does not say within this time that it leads does not lead: its daemon and its loop are idle."""
+
+_GO_ON = MayLeave(term=0)
+"""What we tell ourselves where no leader can tell it, or none does in time."""
 
 Say = Callable[[str], None]
 
 
-def _disk_bytes(node: NodeConfig) -> int:
+def disk_bytes(node: NodeConfig) -> int:
+    """For what a restart goes on from: the user's limit, or a quarter of what is free."""
     return node.disk_bytes or shutil.disk_usage(node.state_dir).free // 4
-
-
-@dataclass(slots=True)
-class Joined:
-    """What admission gave us; `tokenizer` is a tokenizer.json, empty for bytes."""
-
-    invite: Invite
-    identity: Identity
-    certificate: bytes
-    roles: tuple[str, ...]
-    config: RunConfig
-    tokenizer: bytes
 
 
 @dataclass(slots=True)
@@ -118,13 +107,16 @@ class Peer:
     _orders: asyncio.Queue[tuple[str, object]] = field(default_factory=asyncio.Queue)
     _oath: Oath = field(init=False)
     _archive: Archive = field(init=False)
-    _claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _granting: Granting = field(init=False)
     _obeying: asyncio.Task[None] | None = None
     _order: object = None
     _sealed_plan: bytes = b""
     _presence: Presence = field(init=False)
     _leaves_at_s: float = math.inf
+    attending: Attending = field(default_factory=Attending)
+    _gone: asyncio.Event = field(default_factory=asyncio.Event)
     keepsake: Keepsake = field(kw_only=True)
+    traffic: Traffic = field(kw_only=True)
     observe: Callable[[Heartbeat], None] = field(default=lambda heartbeat: None, kw_only=True)
     """Hears what we tell our scheduler."""
 
@@ -132,7 +124,16 @@ class Peer:
         folder = self.node.state_dir / f"run-{self.joined.config.fingerprint[:16]}"
         self._oath = Oath(folder / "leader.json")
         self._archive = Archive(
-            Journal(folder / "journal", _disk_bytes(self.node)), Records(folder / "records"), self.say
+            Journal(folder / "journal", disk_bytes(self.node)), Records(folder / "records"), self.say
+        )
+        self._granting = Granting(
+            self._oath,
+            self.endpoint,
+            self._archive,
+            self._refuse_while_away,
+            newest_plan=lambda: (self._plan_number, self._sealed_plan),
+            is_under=lambda: self.outbox is not None,
+            serve_under=self._serve_under,
         )
         keep_bytes = usable_memory_bytes(self.node, self.device) // 4
         self.shelf = Shelf(keep_bytes)
@@ -153,7 +154,7 @@ class Peer:
             self.node,
             self.joined.config,
             self.joined.certificate,
-            self._roles,
+            self.roles,
             self.endpoint,
             self.directory,
             self.compute,
@@ -162,23 +163,27 @@ class Peer:
             self.addresses,
             self.keepsake,
             self.say,
-            obeyed=lambda: self._oath.allegiance.leader,
-            is_cut_off=lambda: self.outbox is not None and bool(self.outbox.failures),
+            obeyed=lambda: self.leader,
+            is_cut_off=lambda: self.is_cut_off,
+            is_away=lambda: self.attending.is_away,
         )
 
     def _report(self, message: object) -> None:
-        assert self.outbox is not None  # nothing is assigned before it is there
-        self.outbox.post(message)
+        if self.outbox is not None:  # nothing is assigned before it is there; who rests has no more to tell
+            self.outbox.post(message)
 
     # --- life ------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until the leader says that the run is finished.
+        """Until the leader says that the run is finished, or somebody here that we leave at once.
 
         Raises:
             RunError: the run ended with a problem.
         """
         self._serve()
+        await unless(self._take_part(), self._gone)
+
+    async def _take_part(self) -> None:
         capabilities = await self._presence.measure()
         async with asyncio.TaskGroup() as tasks:
             background = [
@@ -196,17 +201,88 @@ class Peer:
                 if self.outbox is not None:
                     await self.outbox.close()
 
+    @property
+    def leader(self) -> str:
+        """The scheduler that we obey; empty before the first."""
+        return self._oath.allegiance.leader
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether that scheduler cannot be reached."""
+        return self.outbox is not None and bool(self.outbox.failures)
+
     def leave(self) -> bool:
         """Ask the leader to go on without us, and work until it does; False where nobody counts on us."""
-        if self.outbox is None or self.outbox.failures or not self.assignment.is_needed:
+        is_counted_on = self.assignment.is_needed and not self.attending.is_away
+        if self.outbox is None or self.is_cut_off or not is_counted_on:
             return False
         self.say("leaving as soon as the work in hand is counted; Ctrl+C again leaves at once")
-        self._leaves_at_s = time.monotonic() + _LEAVE_S
-        self.outbox.post(Leaving())
+        if self.attending.leave():
+            self._ask_to_go()
         return True
 
+    def leave_at_once(self) -> None:
+        """Others compute our part of the open step again."""
+        self.attending.leave_at_once()
+        self._gone.set()
+
+    def pause(self, who: str, why: str) -> None:
+        """Take no part until nobody wants that any more; the work in hand is brought to an end first.
+
+        Args:
+            who: wants it.
+            why: in a person's words.
+        """
+        if not self.attending.pause(who, why):
+            return
+        self.say(f"pausing: {why}")
+        if self.outbox is None or self.is_cut_off:
+            self._orders.put_nowait(("", _GO_ON))
+        else:
+            self._ask_to_go()
+
+    def unpause(self, who: str) -> None:
+        """That somebody wants no pause any more; we come back as a newcomer when nobody does."""
+        if self.attending.unpause(who):
+            self._come_back()
+
+    def limit(self, limits: Limits) -> None:
+        """Announce no more than this from now on; with another limit of memory we come back as a newcomer."""
+        before, self._presence.limits = self._presence.limits, limits
+        self._presence.changed()
+        if limits.memory_bytes != before.memory_bytes and self.assignment.is_needed:
+            self.pause("memory", "its limit of memory is another one")
+            self.unpause("memory")
+
+    def _ask_to_go(self) -> None:
+        self._leaves_at_s = time.monotonic() + _LEAVE_S
+        self._report(Leaving())
+
+    def _come_back(self) -> None:
+        self.say("back at work; waiting for a plan that needs this peer")
+        self._presence.changed()
+
+    async def _rest(self) -> None:
+        """Hold nothing and ask for nothing; nobody's orders are taken until the pause is over."""
+        self._leaves_at_s = math.inf
+        async with self._granting.one_at_a_time:  # a leader that was about to be granted a term is refused from now on
+            await self.assignment.rest()
+            await self.compute.run(Priority.STEP, self.device.give_back)
+            if self.outbox is not None:
+                await self.outbox.close()
+            self.outbox = None
+        waiting = [self._orders.get_nowait() for _ in range(self._orders.qsize())]
+        for sender, order in waiting:
+            if isinstance(order, RunFinished):
+                self._orders.put_nowait((sender, order))
+        self._presence.changed()
+        if self.attending.comes_back():  # somebody wanted that before we were there
+            self._come_back()
+        elif self.attending.is_away:
+            self.say(f"paused: {self.attending.reason}")
+
     def _serve(self) -> None:
-        self.endpoint.on_request(Claim, self._on_claim, role="scheduler")
+        self.endpoint.on_request(Claim, self._granting.on_claim, role="scheduler")
         self.endpoint.on_request(AskRecord, self._on_ask_record, role="scheduler")
         self.endpoint.on_request(Orders, self._on_orders, role="scheduler")
         self.endpoint.on_request(HopFailed, self._on_hop_failed, role="host")
@@ -217,66 +293,34 @@ class Peer:
             self.endpoint.on_frame(kind, self._on_tensor)
 
     @property
-    def _roles(self) -> tuple[str, ...]:
+    def roles(self) -> tuple[str, ...]:
         """What we are here for: an owner has brought a shard."""
         return tuple(role for role in self.joined.roles if role != "owner" or self.shard is not None)
 
     async def _tell_people(self) -> None:
         while True:
             await asyncio.sleep(_HEARTBEAT_S)
-            if self.outbox is None:
-                continue
-            leaves = self._leaves_at_s < math.inf
-            if leaves and (self.outbox.failures or time.monotonic() > self._leaves_at_s):
-                self.say("nobody can replace this peer in time: others compute its part of the open step again")
-                self._orders.put_nowait((self._oath.allegiance.leader, MayLeave(term=self._oath.allegiance.term)))
-            lost = " · the scheduler cannot be reached" if self.outbox.failures else ""
-            self.say(self.assignment.status + lost)
             heartbeat = Heartbeat(
                 waiting_for=self.assignment.waiting_for,
                 computed_tokens=self.assignment.computed_tokens,
                 layer_seconds=self.assignment.layer_s,
             )
-            self.outbox.post(heartbeat)
             self.observe(heartbeat)
+            if self.outbox is None:
+                continue
+            asked = self.attending.is_going and self._leaves_at_s < math.inf
+            if asked and (self.outbox.failures or time.monotonic() > self._leaves_at_s):
+                self.say("nobody can replace this peer in time: others compute its part of the open step again")
+                self._orders.put_nowait(("", _GO_ON))
+            lost = " · the scheduler cannot be reached" if self.outbox.failures else ""
+            self.say(self.assignment.status + lost)
+            self.outbox.post(heartbeat)
 
     # --- whom to obey ----------------------------------------------------------------------------------------------
 
-    async def _on_claim(self, delivery: Delivery) -> Reply:
-        claim, candidate = delivery.message, delivery.remote_id
-        assert isinstance(claim, Claim)
-        async with self._claiming:
-            allegiance = self._oath.allegiance
-            knows_plan = claim.plan >= self._plan_number
-            answer = allegiance.answer(candidate, claim.term, knows_plan=knows_plan)
-            lives = False
-            if answer is Answer.ASK:
-                lives = await self._leader_leads()
-                answer = allegiance.answer(candidate, claim.term, knows_plan=knows_plan, leader_lives=lives)
-            if answer is Answer.DENY:
-                denied = Denied(
-                    term=allegiance.term, leader=allegiance.leader, leader_lives=lives, plan=self._sealed_plan
-                )
-                return Reply(denied)
-            before = allegiance.term, allegiance.leader
-            if allegiance.grant(candidate, claim.term) or self.outbox is None:
-                try:
-                    await asyncio.to_thread(self._oath.save)
-                except DiskRefused:
-                    allegiance.term, allegiance.leader = before  # what a restart would not know is not granted
-                    raise
-                await self._serve_under(candidate)
-            return Reply(Granted(term=claim.term, holdings=await self._archive.holdings()))
-
-    async def _leader_leads(self) -> bool:
-        """Direct evidence: whether the leader we obey says that it leads."""
-        allegiance = self._oath.allegiance
-        try:
-            async with asyncio.timeout(_LEADER_ANSWERS_S):
-                reply, _ = await self.endpoint.request(allegiance.leader, AskLeader(term=allegiance.term))
-        except (SwarmError, TimeoutError):
-            return False
-        return isinstance(reply, LeaderSays) and reply.leads
+    def _refuse_while_away(self) -> None:
+        if self.attending.is_away:
+            raise MemberPaused("this member is paused", "ask again when it announces itself")
 
     async def _serve_under(self, leader: str) -> None:
         """From now on no order of an earlier leader is carried out; one that is half-way is brought to an end."""
@@ -309,9 +353,11 @@ class Peer:
                 "follow that scheduler as a standby",
             )
         orders = unpack(delivery.message)
-        if self.outbox is None and not any(isinstance(order, RunFinished) for order in orders):
-            # Back so soon that the leader missed our death: it must not wait for what we no longer know.
-            raise StartedAnew("this peer was started anew, and granted nothing since", "claim it again")
+        if not any(isinstance(order, RunFinished) for order in orders):
+            self._refuse_while_away()
+            if self.outbox is None:
+                # Back so soon that the leader missed our death: it must not wait for what we no longer know.
+                raise StartedAnew("this peer was started anew, and granted nothing since", "claim it again")
         for order in orders:
             self._orders.put_nowait((delivery.remote_id, order))
         return Reply(Ack())
@@ -319,7 +365,8 @@ class Peer:
     async def _obey(self) -> None:
         while True:
             sender, order = await self._orders.get()
-            if not self._oath.allegiance.heeds(sender, getattr(order, "term", 0)):
+            is_heeded = order is _GO_ON or self._oath.allegiance.heeds(sender, getattr(order, "term", 0))
+            if not is_heeded:
                 self.ignored += 1
                 _log.warning("ignored: a %s of %s, which does not lead", type(order).__name__, sender)
                 continue
@@ -329,9 +376,12 @@ class Peer:
                 self.say("the run is finished")
                 return
             if isinstance(order, MayLeave):
-                if self._leaves_at_s < math.inf:
+                is_news = self.attending.is_going
+                if self.attending.let_go() is Attendance.GONE:
                     self.say("left; all of its work in committed steps counts")
                     return
+                if is_news:
+                    await self._rest()
                 continue
             self._order = order
             self._obeying = asyncio.create_task(self._carry_out(sender, order))
@@ -355,7 +405,7 @@ class Peer:
             return
         self._sealed_plan = order.sealed
         await self.assignment.adopt(plan)
-        if self._leaves_at_s < math.inf:  # another leader does not know; another plan may have found somebody else
+        if self.attending.is_going:  # another leader does not know; another plan may have found somebody else
             self._report(Leaving())
 
     # --- other peers -----------------------------------------------------------------------------------------------

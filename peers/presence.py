@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from peers.keepsake import Keepsake
+from peers.limits import Limits, announced, within
 from peers.line import LineWatch
 from peers.probe import (
     LayerCosts,
@@ -18,7 +20,6 @@ from peers.probe import (
     measure_link,
     measure_links,
     usable_memory_bytes,
-    within,
 )
 from swarm.config import NodeConfig, RunConfig
 from swarm.errors import DiskRefused, NetworkError, PeerUnavailable, SwarmError
@@ -47,6 +48,8 @@ class Presence:
         say: shows people what happens.
         obeyed: the leader that it obeys; empty before the first.
         is_cut_off: whether that leader cannot be reached.
+        is_away: whether this member takes no part now: it is announced without a role then.
+        limits: that what is announced keeps to.
     """
 
     node: NodeConfig
@@ -63,6 +66,9 @@ class Presence:
     say: Callable[[str], None]
     obeyed: Callable[[], str]
     is_cut_off: Callable[[], bool]
+    is_away: Callable[[], bool]
+    limits: Limits = field(default_factory=Limits)
+    _change: asyncio.Event = field(default_factory=asyncio.Event)
     _found: str = field(default="")
 
     async def measure(self) -> Capabilities:
@@ -129,20 +135,34 @@ class Presence:
         """
         up, down = LineWatch(capabilities.up_bytes_per_s), LineWatch(capabilities.down_bytes_per_s)
         while True:
+            self._change.clear()
+            is_away = self.is_away()
             await refuse_twin(self.endpoint.peer_id, await self.addresses_of(self.endpoint.peer_id), self.addresses)
-            record = PeerRecord(certificate=self.certificate, capabilities=capabilities, expires_at_s=expiry())
+            said = announced(self.limits, capabilities)
+            said = replace(said, roles=()) if is_away else said
+            record = PeerRecord(certificate=self.certificate, capabilities=said, expires_at_s=expiry())
             sealed = await self.directory.publish(record)
             told = bool(sealed) and await self._tell_leader(sealed)
             await self._remember_addresses()
-            before, capabilities = capabilities, await self._look(capabilities, up, down)
-            if capabilities != before:
-                continue
+            if not is_away:
+                before, capabilities = capabilities, await self._look(capabilities, up, down)
+                if capabilities != before:
+                    continue
             is_sure = told and not (up.is_doubted or down.is_doubted)
             until_s = time.monotonic() + (LIFETIME_S / 3 if is_sure else _ANNOUNCE_RETRY_S)
-            while time.monotonic() < until_s:
-                await asyncio.sleep(_ANNOUNCE_RETRY_S)
+            while time.monotonic() < until_s and not await self._changes_within(_ANNOUNCE_RETRY_S):
                 if self.is_cut_off():
                     break  # a leader that comes back has forgotten us
+
+    def changed(self) -> None:
+        """What is announced is not true any more."""
+        self._change.set()
+
+    async def _changes_within(self, patience_s: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await self._change.wait()
+        return self._change.is_set()
 
     async def _remember_addresses(self) -> None:
         """Where to find the run again if its first scheduler is gone by then."""

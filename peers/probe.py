@@ -141,11 +141,6 @@ def usable_memory_bytes(node: NodeConfig, device: Device) -> int:
     return min(free, node.memory_bytes) if node.memory_bytes else free
 
 
-def within(limit: float, measured: float) -> float:
-    """What was measured, or the user's limit where that is less; a limit of 0 is none."""
-    return min(limit, measured) if limit else measured
-
-
 # --- lines ---------------------------------------------------------------------------------------------------------
 
 

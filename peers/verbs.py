@@ -13,8 +13,10 @@ from swarm.telemetry import Teller
 
 if TYPE_CHECKING:
     from peers.metrics import PeerMetrics
+    from swarm.wire.messages import Heartbeat
 
 _MIB = 1 << 20
+_LONGEST_PATH = 256
 _MBIT = 1e6 / 8
 
 
@@ -53,7 +55,7 @@ def join(
         threads=threads,
         device=device,
     )
-    text = _read_invite_file(Path(invite)) if len(invite) < 256 and Path(invite).is_file() else invite
+    text = read_invite_argument(invite)
     teller = Teller(json)
     try:
         _run(text, node, data, metrics_port, teller)
@@ -61,9 +63,13 @@ def join(
         teller.close()
 
 
-def _read_invite_file(path: Path) -> str:
+def read_invite_argument(invite: str) -> str:
+    """The invite that somebody typed, or that is in the file they named; raises InviteInvalid."""
     from swarm.errors import InviteInvalid
 
+    path = Path(invite)
+    if len(invite) >= _LONGEST_PATH or not path.is_file():
+        return invite
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -77,8 +83,12 @@ def _run(invite: str, node: NodeConfig, data: Path | None, metrics_port: int | N
 
     import uvloop
 
+    from peers.control import answering
+    from peers.controlling import Controls
     from peers.joining import opened
+    from peers.limiting import Limiting
     from swarm.signals import until_stopped
+    from swarm.tasks import beside
 
     metrics = None
     if metrics_port is not None:
@@ -88,11 +98,19 @@ def _run(invite: str, node: NodeConfig, data: Path | None, metrics_port: int | N
 
     async def main() -> None:
         async with opened(invite, node, data, teller.say) as peer:
-            teller.tell({"event": "joined", "peer": peer.endpoint.peer_id})
             leaving.append(peer.leave)
-            if metrics is not None:
-                peer.observe = metrics.take
-            await peer.run()
+            limiting = Limiting(peer, node.state_dir)
+            controls = Controls(peer, limiting)
+
+            def observe(heartbeat: Heartbeat) -> None:
+                controls.look()  # also where nobody asks: it counts how long we wait
+                if metrics is not None:
+                    metrics.take(heartbeat)
+
+            peer.observe = observe
+            async with answering(node.state_dir, controls.carry_out):
+                teller.tell({"event": "joined", "peer": peer.endpoint.peer_id})
+                await beside(peer.run(), limiting.run())
 
     uvloop.run(until_stopped(main(), lambda: bool(leaving) and leaving[0]()))
 

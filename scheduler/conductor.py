@@ -278,7 +278,7 @@ class Conductor:
         for peer in self.office.roster.leaving:
             if not plan.groups_of(peer):
                 self.posts.post(peer, MayLeave(term=self.term))
-                self.office.roster.lose(peer, time.monotonic())
+                self.office.roster.let_go(peer, time.monotonic())
                 self.office.tell({"event": "left", "peer": peer})
                 self.office.status.on_state(peer, "left")
 

@@ -6,7 +6,8 @@ ANNOUNCED  it granted our term                MEMBER
 MEMBER     it wants to go home                LEAVING: no plan counts on it any more
 LEAVING    a step was committed without it    ANNOUNCED
 MEMBER     it cannot be reached               ANNOUNCED; asked again after a while that doubles with every loss
-MEMBER     it announces another line                  MEMBER, planned anew
+MEMBER     it announces another line          MEMBER, planned anew
+ANNOUNCED  it announces no role: it is paused  UNKNOWN, until it announces one again
 MEMBER     our term is over                   ANNOUNCED
 """
 
@@ -35,7 +36,10 @@ class Roster:
 
     def announce(self, peer: str, admitted: tuple[str, ...], capabilities: Capabilities) -> bool:
         """Take in what a peer measured; False where it claims what it was not admitted for, or measured too little."""
-        if not capabilities.roles or not set(capabilities.roles) <= set(admitted):
+        if not capabilities.roles:
+            self._announced.pop(peer, None)  # it is paused: nobody asks it
+            return False
+        if not set(capabilities.roles) <= set(admitted):
             return False
         if not _is_measured(capabilities):
             return False
@@ -96,6 +100,12 @@ class Roster:
         absence_s = min(_LONGEST_ABSENCE_S, max(least_s, 2 * self._absence_s.get(peer, FIRST_ABSENCE_S / 2)))
         self._absence_s[peer] = absence_s
         self._back_at_s[peer] = now_s + absence_s
+
+    def let_go(self, peer: str, now_s: float) -> None:
+        """A member leaves in order; where it comes back, it may soon."""
+        self._members.pop(peer, None)
+        self._leaving.discard(peer)
+        self._back_at_s[peer] = now_s + FIRST_ABSENCE_S
 
     def leaves(self, peer: str) -> None:
         """A member wants to go home."""

@@ -37,6 +37,10 @@ class Reception:
         for peer, record in records.items():
             admitted = self.membership.check(record.certificate, peer, time.time()).roles
             is_new = peer not in self.office.roster.announced
+            if not record.capabilities.roles:
+                self.office.status.on_state(peer, "paused")
+                if not is_new:
+                    self.office.tell({"event": "paused", "peer": peer})
             if self.office.roster.announce(peer, admitted, record.capabilities) and is_new:
                 self.office.tell({"event": "registered", "peer": peer, "roles": list(record.capabilities.roles)})
                 self.office.status.on_registered(peer, record.capabilities)

@@ -80,7 +80,7 @@ class Status:
             }
 
     def on_state(self, peer: str, state: str) -> None:
-        """A member is `here` (again), `leaving`, has `left`, or is `lost`."""
+        """A member is `here` (again), `leaving`, has `left`, is `paused`, or is `lost`."""
         if peer in self._peers:
             self._peers[peer]["state"] = state
 

@@ -83,6 +83,8 @@ def in_words(event: Mapping[str, Any]) -> str:
             return f"{short(event['peer'])} wants to leave; it works until a step is committed without it"
         case "left":
             return f"{short(event['peer'])} left, and all of its work counts"
+        case "paused":
+            return f"{short(event['peer'])} pauses, and is asked for nothing"
         case "dashboard":
             key = f"; its token is in {event['token_file']}" if event["token_file"] else ""
             return f"dashboard at {event['url']}{key}"

@@ -52,3 +52,16 @@ async def beside(main: Coroutine[None, None, T], *jobs: Coroutine[None, None, No
         for task in tasks:
             task.cancel()
         await asyncio.gather(running, *tasks, return_exceptions=True)
+
+
+async def unless(main: Coroutine[None, None, T], called_off: asyncio.Event) -> T | None:
+    """Run `main` to its end, or until it is called off: None then."""
+    running = asyncio.create_task(main)
+    waiting = asyncio.create_task(called_off.wait())
+    try:
+        await asyncio.wait([running, waiting], return_when=asyncio.FIRST_COMPLETED)
+        return running.result() if running.done() else None
+    finally:
+        running.cancel()
+        waiting.cancel()
+        await asyncio.gather(running, waiting, return_exceptions=True)

@@ -48,7 +48,7 @@ def _alerts(view: View) -> Iterator[Alert]:
         yield Alert("step_stalled", True, "", f"step {view.step + 1} takes {duration(view.step_age_s)} already")
     for lane in view.lanes:
         if lane.key.startswith("stage"):
-            here = [box for box in lane.boxes if box.condition not in ("lost", "left", "leaving")]
+            here = [box for box in lane.boxes if box.condition not in ("lost", "left", "paused", "leaving")]
             if len(here) == 1:
                 words = f"{lane.title} ({lane.detail}) has one replica, {here[0].name}: without it the run stops"
                 yield Alert("one_replica", False, lane.key, words)

@@ -13,7 +13,7 @@ from scheduler.dashboard.words import counted
 
 MOST_BOXES = 60
 """In a lane; the table below has the others."""
-_KINDS: dict[Condition, str] = {"works": "works", "waits": "waits", "lost": "lost", "left": "left"}
+_KINDS: dict[Condition, str] = {"works": "works", "waits": "waits", "lost": "lost", "left": "left", "paused": "left"}
 _LEGEND = (
     ("box-works", "works"),
     ("box-waits", "waits for others"),

@@ -13,7 +13,7 @@ from scheduler.dashboard.alerts import KINDS, alerts
 from scheduler.dashboard.view import REST, View
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_CONDITIONS = ("works", "waits", "stands by", "leaving", "left", "lost")
+_CONDITIONS = ("works", "waits", "stands by", "leaving", "left", "paused", "lost")
 _EVENTS = {
     "lost": "Peers that were declared lost",
     "round_failed": "All-reduce rounds that failed and were repeated",

@@ -13,7 +13,7 @@ from scheduler.text import in_words, peers_in, short, shortened
 SILENT_S = 10.0
 """The scheduler rewrites its status every second; one that has not for so long does not run."""
 
-Condition = Literal["works", "waits", "stands by", "leaving", "left", "lost", "unknown"]
+Condition = Literal["works", "waits", "stands by", "leaving", "left", "paused", "lost", "unknown"]
 """Of a peer: `waits` for something itself, with a part in the plan."""
 
 _LATE_STEPS = 2.0
@@ -25,7 +25,7 @@ _ALIKE = 1.01
 """Stages whose rates differ by less are bottlenecks alike."""
 REST = "rest"
 """The lane of those that have no part."""
-_GONE = {"leaving": "leaving", "left": "left", "lost": "lost"}
+_GONE = {"leaving": "leaving", "left": "left", "paused": "paused", "lost": "lost"}
 _SERIOUS = frozenset({"lost", "round_failed", "regroup", "warning", "leader_gone", "suspect"})
 
 
@@ -167,7 +167,9 @@ class View:
     @property
     def links(self) -> tuple[Link, ...]:
         """Of all peers that are not gone."""
-        return tuple(link for each in self.peers if each.condition not in ("lost", "left") for link in each.links)
+        return tuple(
+            link for each in self.peers if each.condition not in ("lost", "left", "paused") for link in each.links
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as plain values."""

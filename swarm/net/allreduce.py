@@ -19,10 +19,12 @@ from hivemind.p2p import P2P, P2PContext, ServicerBase
 from hivemind.proto import averaging_pb2
 from hivemind.utils.asyncio import achain, as_aiter
 
-from swarm.net.round_plan import RoundBroken, RoundPlan
+from swarm.errors import RoundBroken
+from swarm.net.round_plan import RoundPlan
 from swarm.net.strict_runner import LINGER_S, StrictRunner, refusal, require_finite
+from swarm.net.traffic import Traffic
 
-__all__ = ["RoundBroken", "RoundPlan", "StrictRounds"]
+__all__ = ["RoundPlan", "StrictRounds"]
 
 FIRST_MESSAGE_TIMEOUT_S = 10.0
 _REMEMBERED = 32
@@ -32,21 +34,23 @@ _REMEMBERED = 32
 class StrictRounds(ServicerBase):  # type: ignore[misc]
     """All rounds of this process. Make it with `create`."""
 
-    def __init__(self, p2p: P2P) -> None:
+    def __init__(self, p2p: P2P, traffic: Traffic) -> None:
         self._p2p = p2p
+        self._traffic = traffic
         self._rounds: dict[bytes, StrictRunner] = {}
         self._alone: dict[bytes, list[torch.Tensor]] = {}
         self._expiries: dict[bytes, asyncio.TimerHandle] = {}
         self._broken: dict[bytes, tuple[tuple[str, ...], str]] = {}
 
     @classmethod
-    async def create(cls, p2p: P2P) -> StrictRounds:
+    async def create(cls, p2p: P2P, traffic: Traffic | None = None) -> StrictRounds:
         """Register the handlers, once a process.
 
         Args:
             p2p: a running daemon's handle.
+            traffic: counts the parts that are exchanged.
         """
-        self = cls(p2p)
+        self = cls(p2p, traffic or Traffic())
         await self.add_p2p_handlers(p2p)
         return self
 
@@ -71,7 +75,7 @@ class StrictRounds(ServicerBase):  # type: ignore[misc]
             require_finite(tensors, self._p2p.peer_id.to_base58())
             self._alone[plan.round_id] = [tensor.detach().float().cpu() for tensor in tensors]
             return
-        self._rounds[plan.round_id] = StrictRunner(self._p2p, type(self), plan, tensors)
+        self._rounds[plan.round_id] = StrictRunner(self._p2p, type(self), plan, tensors, self._traffic)
         loop = asyncio.get_running_loop()
         self._expiries[plan.round_id] = loop.call_later(plan.reducer_timeout_s, self.abort, plan.round_id)
 

@@ -13,6 +13,7 @@ from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from hivemind.p2p.p2p_daemon_bindings.utils import ControlFailure, P2PDaemonError
 
 from swarm.errors import DaemonFailed, PeerUnavailable, PortTaken
+from swarm.net.traffic import Traffic
 from swarm.net.transport import ByteStream, StreamHandler
 
 DAEMON_START_S = 60.0
@@ -89,10 +90,15 @@ def _check_port_free(host: str, port: int) -> None:
 
 
 class Libp2pTransport:
-    """`Transport` over a running daemon."""
+    """`Transport` over a running daemon.
 
-    def __init__(self, p2p: P2P) -> None:
+    Args:
+        traffic: counts what goes through the streams.
+    """
+
+    def __init__(self, p2p: P2P, traffic: Traffic | None = None) -> None:
         self.p2p = p2p
+        self._traffic = traffic or Traffic()
 
     @property
     def peer_id(self) -> str:
@@ -106,13 +112,13 @@ class Libp2pTransport:
         except (ControlFailure, P2PDaemonError, OSError, EOFError, asyncio.IncompleteReadError) as error:
             words = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise PeerUnavailable(f"{peer_id} cannot be reached ({words})", "check that it runs") from None
-        return _Stream(peer_id, reader, writer)
+        return _Stream(peer_id, reader, writer, self._traffic)
 
     async def serve(self, lane: str, handler: StreamHandler) -> None:
         """See `Transport.serve`."""
 
         async def accept(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await handler(_Stream(info.peer_id.to_base58(), reader, writer))
+            await handler(_Stream(info.peer_id.to_base58(), reader, writer, self._traffic))
 
         await self.p2p.add_binary_stream_handler(lane, accept)
 
@@ -124,8 +130,11 @@ class Libp2pTransport:
 
 
 class _Stream:
-    def __init__(self, remote_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, remote_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, traffic: Traffic
+    ) -> None:
         self._remote_id = remote_id
+        self._traffic = traffic
         self._reader = reader
         self._writer = writer
         # asyncio pauses the socket at twice its 64 KiB default, which costs a wake-up every 128 KiB of a tensor.
@@ -137,13 +146,16 @@ class _Stream:
 
     async def read_exactly(self, num_bytes: int) -> bytes:
         try:
-            return await self._reader.readexactly(num_bytes)
+            found = await self._reader.readexactly(num_bytes)
         except (asyncio.IncompleteReadError, OSError):
             raise self._gone() from None
+        self._traffic.received_bytes += num_bytes
+        return found
 
     def write(self, *parts: bytes | memoryview) -> None:
         if not self._writer.is_closing():
             self._writer.writelines(parts)
+            self._traffic.sent_bytes += sum(memoryview(part).nbytes for part in parts)
 
     async def drain(self) -> None:
         if self._writer.is_closing():

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from hivemind.proto import runtime_pb2
 
-from swarm.net.round_plan import RoundBroken
+from swarm.errors import RoundBroken
 
 # Received bytes are immutable and only ever read; torch warns although nothing writes.
 warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)

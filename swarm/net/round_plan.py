@@ -1,26 +1,11 @@
-"""What the members of an all-reduce agree on beforehand, and the one way in which a round fails."""
+"""What the members of an all-reduce agree on beforehand."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from swarm.errors import ProtocolError, ReductionFailed
-
-
-class RoundBroken(ReductionFailed):
-    """A round that cannot finish, and the member it broke on.
-
-    Args:
-        problem: as in SwarmError.
-        blamed: base58 id of the member to blame; empty when nobody is known to be.
-    """
-
-    code = "S501"
-
-    def __init__(self, problem: str, blamed: str = "") -> None:
-        super().__init__(problem, "repeat the round with the members that are left")
-        self.blamed = blamed
+from swarm.errors import ProtocolError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -76,6 +76,11 @@ class Device:
             return int(free + kept)
         return int(psutil.virtual_memory().available)
 
+    def give_back(self) -> None:
+        """Let other programs have the device's memory that nobody here uses any more."""
+        if self.torch_device.type == "cuda":
+            torch.cuda.empty_cache()
+
 
 def _multiplies_bf16(*, on_cpu: bool) -> bool:
     """Whether bf16 is more than a slow loop: on a processor without it, such products take 20 times as long as fp32."""

@@ -19,8 +19,8 @@ from hivemind.proto import averaging_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from swarm.errors import ProtocolError, ReductionFailed
-from swarm.net.allreduce import RoundBroken, RoundPlan, StrictRounds
+from swarm.errors import ProtocolError, ReductionFailed, RoundBroken
+from swarm.net.allreduce import RoundPlan, StrictRounds
 from swarm.net.reduction_parts import MalformedPartError, cut, decode_part, encode_part
 from swarm.wire.digest import digest_of
 

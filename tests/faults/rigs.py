@@ -121,6 +121,13 @@ def trial(
     check_all(running)
 
 
+def is_at_work(running: Trial, name: str, after_step: int) -> bool:
+    """Whether a peer took part in a step committed since then."""
+    peer = running.rig.peer_id(name)
+    late = [step for step in running.history().steps if step.step > after_step]
+    return any(peer == work.owner or peer in work.route for step in late for work in step.work)
+
+
 def check_all(done: Trial) -> None:
     """Nobody ended by itself; nothing was lost, counted twice, or different; the weights are the reference's."""
     rig = done.rig

@@ -9,18 +9,11 @@ import pytest
 
 from benchmarks.chaos.schedule import Kind
 from benchmarks.wan.namespaces import Line
-from tests.faults.rigs import Trial, trial
+from tests.faults.rigs import Trial, is_at_work, trial
 
 pytestmark = pytest.mark.usefixtures("warm_starts")
 
 BACK_S = 150.0
-
-
-def is_at_work(running: Trial, name: str, after_step: int) -> bool:
-    """Whether a peer took part in a step committed since then."""
-    peer = running.rig.peer_id(name)
-    late = [step for step in running.history().steps if step.step > after_step]
-    return any(peer == work.owner or peer in work.route for step in late for work in step.work)
 
 
 @pytest.mark.timeout(900)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import math
 import random
 import time
 from types import SimpleNamespace
@@ -14,15 +13,16 @@ from typing import Any
 import pytest
 
 from peers.allegiance import Allegiance, Answer
+from peers.attendance import Attending
 from peers.peer import Peer
 from swarm.admission import Invite, read_invite, seal, write_invite
-from swarm.errors import InviteInvalid, StartedAnew
+from swarm.errors import InviteInvalid, MemberPaused, StartedAnew
 from swarm.identity import Identity
 from swarm.model.blueprint import layout
 from swarm.net.channel import Delivery
 from swarm.plan import Plan
 from swarm.wire import codec
-from swarm.wire.messages import AssignPlan, Orders, RunFinished
+from swarm.wire.messages import AssignPlan, MayLeave, Orders, RunFinished
 from tests.support import plans
 from tests.support.tiny_models import run_config
 
@@ -37,7 +37,7 @@ class Sworn:
         self.adopted: list[Plan] = []
         self.peer: Any = object.__new__(Peer)
         self.peer.ignored = 0
-        self.peer._leaves_at_s = math.inf
+        self.peer.attending = Attending()
         self.peer.joined = SimpleNamespace(config=CONFIG)
         self.peer.layout = layout(CONFIG)
         self.peer.say = lambda line: None
@@ -100,21 +100,33 @@ def test_a_bad_plan_is_ignored_counted_and_logged(kind: str, caplog: pytest.LogC
     assert caplog.text.count("ignored: ") == 1
 
 
-def test_a_peer_that_was_started_anew_takes_no_orders_before_a_claim() -> None:
+@pytest.mark.parametrize(("is_paused", "refusal"), [(False, StartedAnew), (True, MemberPaused)])
+def test_a_peer_that_was_started_anew_or_is_paused_takes_no_orders(is_paused: bool, refusal: type[Exception]) -> None:
     """Row 1: it kept whom it obeys, but not what it was told; only that the run is over it can be told at once."""
     sworn = Sworn()
     sworn.peer.outbox = None
+    if is_paused:
+        sworn.peer.attending.pause("people", "lunch")
+        sworn.peer.attending.let_go()
 
     def tell(*orders: object) -> object:
         items = Orders(items=tuple(codec.encode(order) for order in orders))
         return asyncio.run(sworn.peer._on_orders(Delivery(items, b"", LEADER.peer_id, ("scheduler",), lambda: None)))
 
     for orders in ([], [order(whole_plan(5))]):
-        with pytest.raises(StartedAnew, match=r"\[S308\]"):
+        with pytest.raises(refusal):
             tell(*orders)
     assert sworn.peer._orders.empty()
     tell(RunFinished(term=3, problem=""))
     assert not sworn.peer._orders.empty()
+
+
+def test_nobody_lets_a_peer_go_that_did_not_ask_for_it() -> None:
+    """Neither its leader nor a forger who knows what the peer says to itself."""
+    sworn = Sworn()
+    sworn.hear(MayLeave(term=3), MayLeave(term=0), order(whole_plan(5)))
+    assert [plan.number for plan in sworn.adopted] == [5]
+    assert sworn.peer.ignored == 1
 
 
 def test_an_absurd_plan_cannot_be_written_down() -> None:

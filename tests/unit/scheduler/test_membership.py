@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler.membership import Roster
+from scheduler.membership import FIRST_ABSENCE_S, Roster
 from tests.support.runs import capabilities
 
 
@@ -39,6 +39,27 @@ def test_who_leaves_is_a_member_that_no_plan_counts_on() -> None:
     assert "b" not in roster.to_be_asked(11.0)
     roster.enlist("b")
     assert list(roster.hosts) == ["a", "b", "c"], "it may come back"
+
+
+def test_who_pauses_is_not_asked_until_it_announces_a_role_again() -> None:
+    roster = Roster()
+    roster.announce("a", ("host",), capabilities())
+    roster.enlist("a")
+    roster.leaves("a")
+    roster.let_go("a", now_s=10.0)
+    assert not roster.announce("a", ("host",), capabilities(roles=()))
+    assert roster.to_be_asked(1000.0) == []
+    assert roster.announce("a", ("host",), capabilities())
+    assert roster.to_be_asked(1000.0) == ["a"]
+
+
+def test_who_left_in_order_may_come_back_soon_however_often() -> None:
+    roster = Roster()
+    roster.announce("a", ("host",), capabilities())
+    for now_s in (100.0, 200.0, 300.0):
+        roster.enlist("a")
+        roster.let_go("a", now_s)
+        assert roster.to_be_asked(now_s + FIRST_ABSENCE_S) == ["a"]
 
 
 def test_a_role_must_be_admitted() -> None:

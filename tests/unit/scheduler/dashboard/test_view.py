@@ -38,6 +38,7 @@ def test_a_slow_owner_is_the_bottleneck() -> None:
 
 def test_conditions_of_peers() -> None:
     peers = status()["peers"] | {"host-b": peer_facts(state="lost"), "host-e": peer_facts(state="left")}
+    peers["host-f"] = peer_facts(state="paused")
     found = {peer.peer: peer.condition for peer in seen(peers=peers).peers}
     assert found == {
         "host-a": "works",
@@ -45,6 +46,7 @@ def test_conditions_of_peers() -> None:
         "host-c": "waits",
         "host-d": "stands by",
         "host-e": "left",
+        "host-f": "paused",
         "owner-a": "works",
     }
 
