@@ -23,8 +23,7 @@ from swarm.training.checkpoint import CheckpointReader, CheckpointWriter, checkp
 from swarm.training.compute import Compute, Priority
 from swarm.training.device import Device
 from swarm.wire.messages import GroupLoaded, GroupNotLoaded, PrepareGroup
-from tests.faults.rigs import trial
-from tests.faults.test_coming_back import is_at_work
+from tests.faults.rigs import is_at_work, trial
 from tests.support.processes import run_command
 from tests.support.runs import Run
 from tests.support.tiny_models import run_config

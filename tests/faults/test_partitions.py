@@ -12,8 +12,7 @@ import pytest
 from benchmarks.chaos.rig import LEADER
 from benchmarks.wan.namespaces import Line
 from swarm.model.presets import byte_llama
-from tests.faults.rigs import Trial, trial
-from tests.faults.test_coming_back import is_at_work
+from tests.faults.rigs import Trial, is_at_work, trial
 
 pytestmark = [
     pytest.mark.usefixtures("warm_starts"),

@@ -66,7 +66,7 @@ def doctor(state_dir: Path, *arguments: str) -> tuple[int, dict[str, dict[str, A
     return finished.returncode, {each["what"]: each for each in map(json.loads, finished.stdout.splitlines())}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_it_looks_without_spending_the_invite_and_knows_more_of_a_member(invite: str, tmp_path: Path) -> None:
     found = examined(tmp_path, invite)
     assert exit_status(found.values()) == 0, found
