@@ -100,6 +100,7 @@ class AuditLog:
             if path.exists() and path.stat().st_size == 0:
                 raise sqlite3.DatabaseError("it is empty")
             self._connection = self._open()
+            self._reader = self._open_reader()
             _verify(self._connection)
             known = self._connection.execute("SELECT fingerprint, config FROM run").fetchone()
         if known is None:
@@ -122,6 +123,16 @@ class AuditLog:
                     f"CREATE TRIGGER IF NOT EXISTS no_{verb.lower()}_{table} BEFORE {verb} ON {table} "
                     "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
                 )
+        return connection
+
+    def _open_reader(self) -> sqlite3.Connection:
+        """A connection of its own for all that only reads.
+
+        The sums are made by a function of ours, which needs the interpreter in the middle of a write; who reads through
+        the same connection meanwhile holds the interpreter and waits for the write: nothing would ever move again.
+        """
+        connection = sqlite3.connect(self._path, check_same_thread=False)
+        connection.execute("PRAGMA query_only = ON")
         return connection
 
     @contextlib.contextmanager
@@ -200,7 +211,7 @@ class AuditLog:
         return self._largest("number", "plans")
 
     def _largest(self, column: str, table: str) -> int:
-        found: int = self._connection.execute(f"SELECT COALESCE(MAX({column}), 0) FROM {table}").fetchone()[0]  # noqa: S608
+        found: int = self._reader.execute(f"SELECT COALESCE(MAX({column}), 0) FROM {table}").fetchone()[0]  # noqa: S608
         return found
 
     def rewind(self, num_steps: int) -> None:
@@ -222,42 +233,44 @@ class AuditLog:
                 kept = _KEPT_BY_REWIND.get(table, "1")
                 fresh.execute(f"INSERT INTO main.{table} SELECT * FROM old.{table} WHERE {kept}", {"steps": num_steps})  # noqa: S608
             fresh.commit()
+        self._reader.close()
         self._connection.close()
         for suffix in ("-wal", "-shm"):  # of the file that gives way
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
         new.replace(self._path)
         self._connection = self._open()
+        self._reader = self._open_reader()
 
     @property
     def num_steps(self) -> int:
         """Steps committed so far."""
-        count: int = self._connection.execute("SELECT COALESCE(MAX(step) + 1, 0) FROM steps").fetchone()[0]
+        count: int = self._reader.execute("SELECT COALESCE(MAX(step) + 1, 0) FROM steps").fetchone()[0]
         return count
 
     @property
     def keys(self) -> dict[int, RoundKey]:
         """By step, the round that was committed, of the newest steps."""
         query = "SELECT step, term, round FROM steps ORDER BY step DESC LIMIT ?"
-        return {step: RoundKey(term, number) for step, term, number in self._connection.execute(query, (_NEWEST,))}
+        return {step: RoundKey(term, number) for step, term, number in self._reader.execute(query, (_NEWEST,))}
 
     @property
     def grad_norm(self) -> float:
         """Of the newest step; 0 before the first."""
-        row = self._connection.execute("SELECT grad_norm FROM steps ORDER BY step DESC LIMIT 1").fetchone()
+        row = self._reader.execute("SELECT grad_norm FROM steps ORDER BY step DESC LIMIT 1").fetchone()
         return float(row[0]) if row else 0.0
 
     @property
     def cursors(self) -> dict[str, int]:
         """By owner, the first microbatch of its shard that no committed step has used."""
         query = "SELECT owner, MAX(cursor) + 1 FROM work GROUP BY owner"
-        return dict(self._connection.execute(query).fetchall())
+        return dict(self._reader.execute(query).fetchall())
 
     def steps_from(self, step: int, limit: int) -> list[tuple[RoundKey, Record]]:
         """Committed steps as their records, the oldest first."""
         columns = "step, term, plan, round, tokens, loss_sum, grad_norm"
         query = f"SELECT {columns} FROM steps WHERE step >= ? ORDER BY step LIMIT ?"  # noqa: S608
         found = []
-        for number, term, plan, turn, tokens, loss_sum, grad_norm in self._connection.execute(query, (step, limit)):
+        for number, term, plan, turn, tokens, loss_sum, grad_norm in self._reader.execute(query, (step, limit)):
             record = Record(
                 step=number,
                 plan=plan,
@@ -274,7 +287,7 @@ class AuditLog:
     def _work_of(self, step: int) -> tuple[tuple[str, MicrobatchDone], ...]:
         hops: dict[int, list[str]] = {}
         query = "SELECT number, peer FROM hops WHERE step = ? ORDER BY stage"
-        for number, peer in self._connection.execute(query, (step,)):
+        for number, peer in self._reader.execute(query, (step,)):
             hops.setdefault(number, []).append(peer)
         query = (
             "SELECT number, lease, attempt, owner, cursor, tokens, loss_sum FROM work WHERE step = ? ORDER BY number"
@@ -290,13 +303,14 @@ class AuditLog:
                     cursor=cursor,
                 ),
             )
-            for number, lease, attempt, owner, cursor, tokens, loss_sum in self._connection.execute(query, (step,))
+            for number, lease, attempt, owner, cursor, tokens, loss_sum in self._reader.execute(query, (step,))
         )
 
     def close(self) -> None:
         """Close the file."""
         with contextlib.suppress(DiskRefused), self._transaction():
             pass
+        self._reader.close()
         self._connection.close()
 
 

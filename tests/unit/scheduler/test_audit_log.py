@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -178,3 +180,33 @@ def test_nothing_is_rewound_where_nothing_is_ahead(tmp_path: Path) -> None:
     log.rewind(1)
     log.close()
     assert [path.name for path in tmp_path.glob("*.sqlite")] == ["audit.sqlite"]
+
+
+_READ_AND_WRITE = """
+import sys, threading
+from pathlib import Path
+from tests.unit.scheduler.test_audit_log import opened, record
+
+log = opened(Path(sys.argv[1]))
+is_over = threading.Event()
+
+def read():
+    while not is_over.is_set():
+        log.steps_from(max(0, log.num_steps - 3), 3)
+
+readers = [threading.Thread(target=read, daemon=True) for _ in range(3)]
+for reader in readers:
+    reader.start()
+for step in range(300):
+    log.append_step(record(step), 1, 0.0)
+is_over.set()
+for reader in readers:
+    reader.join()
+assert log.num_steps == 300
+log.close()
+"""
+
+
+def test_who_reads_does_not_stop_who_writes(tmp_path: Path) -> None:
+    """In a process of its own: when they stop each other, nothing there moves again, no timeout either."""
+    subprocess.run([sys.executable, "-c", _READ_AND_WRITE, str(tmp_path)], timeout=150, check=True)
