@@ -142,3 +142,14 @@ def check_all(done: Trial) -> None:
     config = RunDir(rig.fleet.run_dir).load_config()
     compared = compare(newest_of(checkpoints), history.steps, config, shards, done.folder / "reference")
     assert compared.max_weight_rel_diff <= 1e-5
+
+
+def names_of(running: Trial, peers: frozenset[str]) -> list[str]:
+    """Programs, by their ids."""
+    programs = [name for name in running.rig.fleet.programs if name.startswith(("host", "owner"))]
+    return sorted(name for name in programs if running.rig.peer_id(name) in peers)
+
+
+def newest_stages(running: Trial) -> list[list[str]]:
+    """Programs by stage, in the newest plan that was told."""
+    return [names_of(running, stage) for stage in max(running.rig.plans.items())[1][-1].stages]

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.chaos.rig import LEADER
 from benchmarks.wan.namespaces import Line
 from swarm.model.presets import byte_llama
-from tests.faults.rigs import Trial, is_at_work, trial
+from tests.faults.rigs import Trial, is_at_work, newest_stages, trial
 
 pytestmark = [
     pytest.mark.usefixtures("warm_starts"),
@@ -20,17 +20,6 @@ pytestmark = [
 ]
 
 BACK_S = 150.0
-
-
-def names_of(running: Trial, peers: frozenset[str]) -> list[str]:
-    """Programs, by their ids."""
-    programs = [name for name in running.rig.fleet.programs if name.startswith(("host", "owner"))]
-    return sorted(name for name in programs if running.rig.peer_id(name) in peers)
-
-
-def newest_stages(running: Trial) -> list[list[str]]:
-    """Programs by stage, in the newest plan that was told."""
-    return [names_of(running, stage) for stage in max(running.rig.plans.items())[1][-1].stages]
 
 
 @pytest.mark.timeout(900)

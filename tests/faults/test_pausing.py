@@ -13,7 +13,7 @@ import pytest
 from peers.control import ask
 from swarm.local.fleet import Fleet
 from tests.faults.conftest import Rig
-from tests.faults.rigs import is_at_work, trial
+from tests.faults.rigs import Trial, is_at_work, newest_stages, trial
 from tests.support.processes import run_command
 
 pytestmark = pytest.mark.usefixtures("warm_starts")
@@ -24,9 +24,10 @@ LIMIT_S = 200.0
 @pytest.mark.timeout(900)
 def test_who_pauses_and_goes_on_again_loses_nothing(tmp_path: Path) -> None:
     """A host and an owner, of several each, at the same time; the run goes on without them meanwhile."""
-    names = ("host-0", "owner-1")
     with trial(tmp_path, hosts=4, stages=2, owners=2) as running:
         fleet, rig = running.rig.fleet, running.rig
+        running.until("work of both", lambda: len(at_work_beside_others(running)) == 2, LIMIT_S)
+        names = at_work_beside_others(running)
         peers = {name: fleet.peer_id(name) for name in names}
         for name in names:
             assert tell(fleet, name, "pause")["state"] == "pausing", "obeyed at once"
@@ -81,6 +82,7 @@ def test_a_stages_only_host_works_on_until_it_is_told_to_go_at_once(rig: Rig) ->
         assert "has no host" in fleet.scheduler.wait_for("regroup")["problem"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_peer_keeps_to_its_limits_by_itself(rig: Rig) -> None:
     """Told while it runs: hours that are not now, an amount that is spent, less memory; then none of it."""
@@ -102,6 +104,14 @@ def test_a_peer_keeps_to_its_limits_by_itself(rig: Rig) -> None:
         assert said["memory_bytes"] == 64 << 20
         assert said["up_bytes_per_s"] <= 400e6 / 8
         run_command("limits", *folder, "--hours", "24-25").failed_with("S100")
+
+
+def at_work_beside_others(running: Trial) -> list[str]:
+    """A host that has worked, whose stage has another one, and an owner that has."""
+    shared = [name for stage in newest_stages(running) if len(stage) > 1 for name in stage]
+    hosts = [name for name in shared if is_at_work(running, name, -1)]
+    owners = [name for name in ("owner-0", "owner-1") if is_at_work(running, name, -1)]
+    return [*hosts[:1], *owners[:1]]
 
 
 def tell(fleet: Fleet, name: str, verb: str, **arguments: Any) -> dict[str, Any]:
