@@ -214,11 +214,12 @@ def test_the_dashboard_is_for_everybody(guarded: tuple[str, str], browser: Brows
     page = watched.page
     page.goto(f"{address}?token={token}")
     expect(page.locator("canvas")).to_have_count(3)
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 19, 24)"
+    # What a browser shows settles some time after it is there: these wait for it.
+    page.wait_for_function(f"document.documentElement.scrollWidth <= {PHONE['width']}")
+    page.wait_for_function("getComputedStyle(document.body).backgroundColor == 'rgb(15, 19, 24)'")
     assert page.evaluate("document.documentElement.lang") == "en-US"
     nameless = "[...document.querySelectorAll('a, button')].filter(e => !e.ariaLabel && !e.innerText.trim())"
-    assert page.evaluate(f"{nameless}.map(e => e.outerHTML)") == []
+    page.wait_for_function(f"{nameless}.length == 0")
     for name in ("Loss over steps", "Throughput over steps", "Where steps' time went"):
         expect(page.get_by_role("img", name=name)).to_be_visible()
     for name in ("Pipeline", "Peers and what they contributed", "Events", "Links between peers, as measured"):
@@ -227,7 +228,7 @@ def test_the_dashboard_is_for_everybody(guarded: tuple[str, str], browser: Brows
     page.keyboard.press("Enter")
     expect(page.get_by_role("columnheader", name="peer", exact=True)).to_have_attribute("aria-sort", "ascending")
     page.locator("a.box").first.focus()
-    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.wait_for_function("getComputedStyle(document.activeElement).outlineStyle == 'solid'")
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.classList.contains('box')")
+    page.wait_for_function("document.activeElement.classList.contains('box')")
     watched.check()
