@@ -229,7 +229,6 @@ class GroupMember:
         self._on_step()
 
     async def _apply(self, step: int, average: _Average, grad_norm: float) -> None:
-        await self._vouched()
         await self._compute.run(Priority.STEP, self.stage.apply, step, average.tensors, grad_norm)
         self._archive.committed(self._span, step, average.key, grad_norm)
 
@@ -256,6 +255,7 @@ class GroupMember:
         """
         average, step = self._average, self.replica.step
         self._drop_round()
+        await self._vouched()
         for each in range(step, step + self.replica.staleness + 1):
             await self._compute.run(Priority.STEP, self.stage.reset, each)
         if step == order.num_steps:

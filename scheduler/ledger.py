@@ -161,7 +161,9 @@ class OpenLedgers:
 
     def open(self, step: int) -> Ledger:
         """A step's ledger, which may be open already."""
-        return self._ledgers.setdefault(step, Ledger(self.global_batch, self.microbatch_tokens))
+        if step not in self._ledgers:
+            self._ledgers[step] = Ledger(self.global_batch, self.microbatch_tokens)
+        return self._ledgers[step]
 
     def committed(self, step: int) -> None:
         """The step is over."""
