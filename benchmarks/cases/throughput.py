@@ -28,7 +28,7 @@ from benchmarks.registry import CaseOptions
 from benchmarks.result import Result
 from benchmarks.statistics import summary
 from benchmarks.workers.lines import Line, Worker, ask_all
-from swarm.errors import ConfigError
+from swarm.errors import ConfigError, RunError
 from swarm.local.fleet import Fleet
 from swarm.model.presets import byte_llama
 
@@ -41,6 +41,8 @@ SKIPPED_STEPS = 2
 """Of a fleet: windows fill, optimizers allocate."""
 SHARD_CHARACTERS = 400_000
 ANSWER_S = 600.0
+RELAY_START_S, RELAY_STARTS = 90.0, 3
+"""A relay's server takes about ten seconds."""
 PRECISIONS = ("fp32", "bf16")
 BASELINES = ("ideal", "torch_1f1b", "stateless_relay", "one_process")
 SWARMS = {"swarm": 0, "swarm_staleness1": 1}
@@ -139,12 +141,13 @@ def _measure(options: Options, precision: str) -> dict[str, list[float]]:
 @contextlib.contextmanager
 def _workers(folder: Path, name: str, arguments: Sequence[Sequence[str]], threads: int = 1) -> Iterator[list[Worker]]:
     """Processes of one baseline."""
+    errors = Path(tempfile.mkdtemp(dir=folder, prefix=f"{name}-"))
     workers = [
         Worker(
             f"benchmarks.baselines.{name}",
             given,
             {"OMP_NUM_THREADS": str(threads)},
-            folder / f"{name}-{threads}-{number}.stderr",
+            errors / f"{number}.stderr",
         )
         for number, given in enumerate(arguments)
     ]
@@ -190,14 +193,28 @@ def _torch_1f1b(values: Line, seed: int, folder: Path) -> Iterator[Callable[[], 
 
 @contextlib.contextmanager
 def _stateless_relay(values: Line, seed: int, folder: Path) -> Iterator[Callable[[], float]]:
-    with _workers(folder, "stateless_relay", [("serve",), ("serve",), ("relay",)]) as workers:
-        *servers, client = workers
+    with contextlib.ExitStack() as stack:
         addresses: list[str] = []
-        for server, span in zip(servers, SPANS, strict=True):
+        for span in SPANS:
             start: Line = {"do": "start", "values": values, "span": span, "peers": addresses}
-            addresses = [*addresses, *server.ask(start, ANSWER_S)["addresses"]]
+            addresses = [*addresses, *_relay_server(stack, folder, start)]
+        (client,) = stack.enter_context(_workers(folder, "stateless_relay", [("relay",)]))
         client.ask({"do": "start", "values": values, "spans": SPANS, "peers": addresses, "seed": seed}, ANSWER_S)
         yield lambda: _rate([client])[0]
+
+
+def _relay_server(stack: contextlib.ExitStack, folder: Path, start: Line) -> list[str]:
+    """Addresses of a new one.
+
+    Its library forks while threads run, and now and then a lock stays shut in the child: then another process is tried.
+    """
+    for _ in range(RELAY_STARTS):
+        with contextlib.ExitStack() as attempt, contextlib.suppress(RunError):
+            (server,) = attempt.enter_context(_workers(folder, "stateless_relay", [("serve",)]))
+            addresses: list[str] = server.ask(start, RELAY_START_S)["addresses"]
+            stack.push(attempt.pop_all())
+            return addresses
+    raise RunError("the stateless relay's server does not start", "run benchmarks.baselines.stateless_relay by hand")
 
 
 # --- the swarm ---------------------------------------------------------------------------------------------------
