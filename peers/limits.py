@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from swarm.config import check_line_limit
 from swarm.errors import ConfigError
 from swarm.wire.messages import Capabilities
 
@@ -24,7 +25,7 @@ class Limits:
 
     Attributes:
         memory_bytes: for the swarm, at most.
-        up_bytes_per_s, down_bytes_per_s: that plans may count on, at most.
+        up_bytes_per_s, down_bytes_per_s: that plans may count on, and that are sent and received, at most.
         daily_bytes: sent and received together between two midnights, at most.
         hours: when it may work, in local time: `22-7`, `9:30-17`.
         only_when_idle: while nobody else uses the machine.
@@ -43,6 +44,8 @@ class Limits:
         amounts = (self.memory_bytes, self.up_bytes_per_s, self.down_bytes_per_s, self.daily_bytes)
         if not all(0 <= amount < 1e15 for amount in amounts):
             raise ConfigError(f"a limit is below 0, or beyond any machine: {amounts}", "set it to 0 for none, or more")
+        for rate in (self.up_bytes_per_s, self.down_bytes_per_s):
+            check_line_limit(rate)
         window(self.hours)
 
 
@@ -105,6 +108,11 @@ def announced(limits: Limits, measured: Capabilities) -> Capabilities:
         up_bytes_per_s=within(limits.up_bytes_per_s, measured.up_bytes_per_s),
         down_bytes_per_s=within(limits.down_bytes_per_s, measured.down_bytes_per_s),
     )
+
+
+def stricter(one: float, other: float) -> float:
+    """Of two limits; 0 is none."""
+    return min(one, other) if one and other else one or other
 
 
 def within(limit: float, measured: float) -> float:

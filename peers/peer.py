@@ -18,7 +18,7 @@ from peers.granting import Granting
 from peers.joined import Joined
 from peers.journal import Journal
 from peers.keepsake import Keepsake
-from peers.limits import Limits
+from peers.limits import Limits, stricter
 from peers.oath import Oath
 from peers.presence import Presence
 from peers.probe import usable_memory_bytes
@@ -247,8 +247,10 @@ class Peer:
             self._come_back()
 
     def limit(self, limits: Limits) -> None:
-        """Announce no more than this from now on; with another limit of memory we come back as a newcomer."""
+        """Take and announce no more than this from now on; with other memory we come back as a newcomer."""
         before, self._presence.limits = self._presence.limits, limits
+        self.traffic.up.bytes_per_s = stricter(limits.up_bytes_per_s, self.node.up_bytes_per_s)
+        self.traffic.down.bytes_per_s = stricter(limits.down_bytes_per_s, self.node.down_bytes_per_s)
         self._presence.changed()
         if limits.memory_bytes != before.memory_bytes and self.assignment.is_needed:
             self.pause("memory", "its limit of memory is another one")

@@ -16,6 +16,7 @@ from swarm.errors import SwarmError
 from swarm.model.blueprint import Layout
 from swarm.model.spans import LayerSpan
 from swarm.net.endpoint import Endpoint
+from swarm.net.transport import TENSORS
 from swarm.training.device import Device
 from swarm.training.stage import EndsStage, TrunkStage
 from swarm.wire import compression
@@ -166,7 +167,7 @@ async def measure_downlink(endpoint: Endpoint, peer: str, round_trip_s: float) -
     """Bytes/s from another peer; errors as `measure_link`."""
 
     async def transfer(num_bytes: int) -> None:
-        await endpoint.request(peer, WantProbe(num_bytes=num_bytes))
+        await endpoint.request(peer, WantProbe(num_bytes=num_bytes), lane=TENSORS)
 
     return await _rate(transfer, round_trip_s)
 
@@ -188,7 +189,7 @@ async def glance(endpoint: Endpoint, peer: str) -> tuple[float, float]:
     started_s = time.perf_counter()
     await endpoint.request(peer, SpeedProbe(), bytes(GLANCE_BYTES))
     turned_s = time.perf_counter()
-    await endpoint.request(peer, WantProbe(num_bytes=GLANCE_BYTES))
+    await endpoint.request(peer, WantProbe(num_bytes=GLANCE_BYTES), lane=TENSORS)
     return turned_s - started_s, time.perf_counter() - turned_s
 
 

@@ -28,6 +28,10 @@ MAX_GLOBAL_BATCH = 16_384
 """Microbatches a step: what one order of the leader can name."""
 
 
+LEAST_LINE_BYTES_PER_S = 32 << 10
+"""Frames that come at half of this are dropped by who waits for them (`swarm.net.channel`)."""
+
+
 def _require(condition: bool, problem: str, remedy: str) -> None:
     if not condition:
         raise ConfigError(problem, remedy)
@@ -264,9 +268,9 @@ class NodeConfig:
     disk_bytes: int = 0
     """At most this much disk for what a restart goes on from; 0 for a quarter of what is free."""
     up_bytes_per_s: float = 0.0
-    """Plan with no more than this from us to others; 0 for what is measured."""
+    """Send, and plan with, no more than this; 0 for what is measured."""
     down_bytes_per_s: float = 0.0
-    """Plan with no more than this from others to us; 0 for what is measured."""
+    """Receive, and plan with, no more than this; 0 for what is measured."""
     threads: int = 1
     """Threads of the compute thread's matrix products."""
     device: str = "auto"
@@ -276,11 +280,21 @@ class NodeConfig:
         _require(0 <= self.listen_port < 65536, f"the port is {self.listen_port}", "choose one from 0 to 65535")
         _require(self.memory_bytes >= 0, f"the memory limit is {self.memory_bytes}", "set it to 0 or more bytes")
         _require(self.disk_bytes >= 0, f"the disk limit is {self.disk_bytes}", "set it to 0 or more bytes")
-        rates = (self.up_bytes_per_s, self.down_bytes_per_s)
-        _require(all(0 <= rate < 1e15 for rate in rates), f"the line's limits are {rates}", "set them to 0 or more")
+        for rate in (self.up_bytes_per_s, self.down_bytes_per_s):
+            check_line_limit(rate)
         _positive("node", threads=self.threads)
         if not self.device.startswith("emulated:"):
             _one_of("node", "device", self.device, ("auto", "cpu", "cuda", "emulated:SECONDS"))
+
+
+def check_line_limit(bytes_per_s: float) -> None:
+    """Raises ConfigError for a rate that one cannot take part with; 0 is no limit."""
+    least_mbit = LEAST_LINE_BYTES_PER_S * 8 / 1e6
+    _require(
+        bytes_per_s == 0 or LEAST_LINE_BYTES_PER_S <= bytes_per_s < 1e15,
+        f"the line's limit is {bytes_per_s * 8 / 1e6:g} Mbit/s",
+        f"allow {least_mbit:.2g} Mbit/s or more, or set it to 0 for none",
+    )
 
 
 def read_toml(path: Path) -> dict[str, Any]:

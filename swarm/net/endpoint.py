@@ -22,14 +22,11 @@ from swarm.net.channel import (
     write_frame,
 )
 from swarm.net.deadlines import FIRST_S
-from swarm.net.transport import ByteStream, Transport
+from swarm.net.transport import CONTROL, LANES, TENSORS, ByteStream, Transport
 from swarm.wire.frames import Frame, Sort
 from swarm.wire.messages import PROTOCOL_VERSION, Admit, Failure, Hello
 from swarm.wire.payloads import PayloadRules, check_payload
 
-CONTROL = "/swarm/control"
-TENSORS = "/swarm/tensors"
-_LANES = (CONTROL, TENSORS)
 _STRANGERS_MAY_SEND = (Admit,)
 
 FrameHandler = Callable[[Delivery], None]
@@ -67,7 +64,7 @@ class Endpoint:
 
     async def start(self) -> None:
         """Accept streams."""
-        for lane in _LANES:
+        for lane in LANES:
             await self.transport.serve(lane, partial(self._accept, lane))
 
     def become_member(self, certificate: bytes, rules: PayloadRules | None) -> None:
@@ -94,10 +91,20 @@ class Endpoint:
     # --- going out -------------------------------------------------------------------------------------------------
 
     async def request(
-        self, peer: str, message: object, payload: Payload = b"", *, deadline_s: float | None = None
+        self,
+        peer: str,
+        message: object,
+        payload: Payload = b"",
+        *,
+        lane: str | None = None,
+        deadline_s: float | None = None,
     ) -> tuple[Any, bytes]:
-        """Ask a peer; errors as `ClientChannel.request`, and PeerUnavailable where it cannot be reached."""
-        channel = await self.channel(peer, TENSORS if payload else CONTROL)
+        """Ask a peer, payloads on the tensors' lane and all else on that of control, where no lane is named.
+
+        Raises:
+            PeerUnavailable: it cannot be reached; other errors as `ClientChannel.request`.
+        """
+        channel = await self.channel(peer, lane or (TENSORS if payload else CONTROL))
         return await channel.request(message, payload, deadline_s)
 
     async def send(self, peer: str, message: object, payload: Payload) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from hivemind.p2p.p2p_daemon_bindings.utils import ControlFailure, P2PDaemonError
 
 from swarm.errors import DaemonFailed, PeerUnavailable, PortTaken
-from swarm.net.traffic import Traffic
-from swarm.net.transport import ByteStream, StreamHandler
+from swarm.net.traffic import PIECE_BYTES, Traffic
+from swarm.net.transport import CONTROL, ByteStream, StreamHandler
 
 DAEMON_START_S = 60.0
 """hivemind's own 15 s is the most frequent complaint of its users: a busy machine needs longer."""
@@ -93,12 +94,12 @@ class Libp2pTransport:
     """`Transport` over a running daemon.
 
     Args:
-        traffic: counts what goes through the streams.
+        traffic: counts what goes through the streams, and paces all but control.
     """
 
     def __init__(self, p2p: P2P, traffic: Traffic | None = None) -> None:
         self.p2p = p2p
-        self._traffic = traffic or Traffic()
+        self.traffic = traffic or Traffic()
 
     @property
     def peer_id(self) -> str:
@@ -112,13 +113,13 @@ class Libp2pTransport:
         except (ControlFailure, P2PDaemonError, OSError, EOFError, asyncio.IncompleteReadError) as error:
             words = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise PeerUnavailable(f"{peer_id} cannot be reached ({words})", "check that it runs") from None
-        return _Stream(peer_id, reader, writer, self._traffic)
+        return _Stream(peer_id, lane, reader, writer, self.traffic)
 
     async def serve(self, lane: str, handler: StreamHandler) -> None:
         """See `Transport.serve`."""
 
         async def accept(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await handler(_Stream(info.peer_id.to_base58(), reader, writer, self._traffic))
+            await handler(_Stream(info.peer_id.to_base58(), lane, reader, writer, self.traffic))
 
         await self.p2p.add_binary_stream_handler(lane, accept)
 
@@ -130,13 +131,18 @@ class Libp2pTransport:
 
 
 class _Stream:
+    """One stream. Where the owner allows a rate only, what is written waits here and a task feeds it to the daemon."""
+
     def __init__(
-        self, remote_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, traffic: Traffic
+        self, remote_id: str, lane: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, traffic: Traffic
     ) -> None:
         self._remote_id = remote_id
+        self._is_paced = lane != CONTROL
         self._traffic = traffic
         self._reader = reader
         self._writer = writer
+        self._waiting: deque[memoryview] = deque()
+        self._feeding: asyncio.Task[None] | None = None
         # asyncio pauses the socket at twice its 64 KiB default, which costs a wake-up every 128 KiB of a tensor.
         self._reader._limit = _READER_BYTES  # type: ignore[attr-defined]
 
@@ -149,15 +155,28 @@ class _Stream:
             found = await self._reader.readexactly(num_bytes)
         except (asyncio.IncompleteReadError, OSError):
             raise self._gone() from None
-        self._traffic.received_bytes += num_bytes
+        if self._is_paced:
+            await self._traffic.receive(num_bytes)
+        else:
+            self._traffic.received_bytes += num_bytes
         return found
 
     def write(self, *parts: bytes | memoryview) -> None:
-        if not self._writer.is_closing():
+        if self._writer.is_closing():
+            return
+        if self._feeding is None and not (self._is_paced and self._traffic.up.bytes_per_s):
             self._writer.writelines(parts)
             self._traffic.sent_bytes += sum(memoryview(part).nbytes for part in parts)
+            return
+        for part in parts:
+            view = memoryview(part).cast("B")
+            self._waiting.extend(view[start : start + PIECE_BYTES] for start in range(0, len(view), PIECE_BYTES))
+        if self._feeding is None:
+            self._feeding = asyncio.create_task(self._feed())
 
     async def drain(self) -> None:
+        if self._feeding is not None:
+            await asyncio.wait([self._feeding])
         if self._writer.is_closing():
             raise self._gone()
         try:
@@ -166,7 +185,22 @@ class _Stream:
             raise self._gone() from None
 
     def abort(self) -> None:
+        if self._feeding is not None:
+            self._feeding.cancel()
         self._writer.transport.abort()
+
+    async def _feed(self) -> None:
+        """Until nothing waits; a stream that broke says so to whoever drains it."""
+        try:
+            while self._waiting and not self._writer.is_closing():
+                piece = self._waiting.popleft()
+                await self._traffic.send(len(piece))
+                self._writer.write(piece)
+                await self._writer.drain()
+        except OSError:
+            self._writer.transport.abort()
+        finally:
+            self._feeding = None
 
     def _gone(self) -> PeerUnavailable:
         return PeerUnavailable(f"the stream to {self._remote_id} broke", "it is opened again when needed")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from swarm.errors import CheckpointCorrupt, CheckpointMissing, SwarmError
 from swarm.net.endpoint import Endpoint
+from swarm.net.transport import STATE
 from swarm.wire.messages import FetchState, ListState, PartInfo, StateChunk, StateList
 
 _log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class StateFetch:
 
     async def _list(self, donor: str) -> tuple[PartInfo, ...] | None:
         try:
-            reply, _ = await self.endpoint.request(donor, ListState(num_steps=self.num_steps))
+            reply, _ = await self.endpoint.request(donor, ListState(num_steps=self.num_steps), lane=STATE)
         except SwarmError:
             return None
         return reply.parts if isinstance(reply, StateList) else ()
@@ -113,7 +114,7 @@ class StateFetch:
         data = bytearray()
         while len(data) < info.num_bytes:
             request = FetchState(num_steps=self.num_steps, name=info.name, offset=len(data))
-            reply, chunk = await self.endpoint.request(donor, request)
+            reply, chunk = await self.endpoint.request(donor, request, lane=STATE)
             if not chunk or not isinstance(reply, StateChunk):
                 break
             data += chunk

@@ -50,7 +50,7 @@ class StrictRunner(AllReduceRunner):  # type: ignore[misc]
         servicer_type: under whose name the handlers are registered.
         plan: checked; this peer is one of its members.
         tensors: of any shapes, not modified; a float32 copy is kept until the round is over.
-        traffic: counts the parts that are exchanged.
+        traffic: counts and paces the parts that are exchanged.
 
     Raises:
         RoundBroken: there is nothing to average, or a value is not finite.
@@ -207,7 +207,7 @@ class StrictRunner(AllReduceRunner):  # type: ignore[misc]
                     await self._bounded(asyncio.sleep(GRACE_S), self._plan.reducer_timeout_s)
                     raise self._ended(peer_id, f"averages of {count} of {len(self._results[index])} parts")
                 self._raise_if_refused(answer, peer_id)
-                self._traffic.received_bytes += answer.tensor_part.ByteSize()
+                await self._traffic.receive(answer.tensor_part.ByteSize())
                 result.copy_(decode_part(self._plan.codec, answer.tensor_part, result.numel()))
             have_all.set()
             extra = await self._bounded(anext(answers, None), self._plan.reducer_timeout_s)
@@ -219,7 +219,7 @@ class StrictRunner(AllReduceRunner):  # type: ignore[misc]
         """Yield the parts, then hold the stream open until the averages are here: its end acknowledges them."""
         for values in self._parts[index]:
             part = encode_part(self._plan.codec, values)
-            self._traffic.sent_bytes += part.ByteSize()
+            await self._traffic.send(part.ByteSize())
             yield averaging_pb2.AveragingData(
                 code=averaging_pb2.PART_FOR_AVERAGING,
                 group_id=self.group_id,
@@ -258,7 +258,7 @@ class StrictRunner(AllReduceRunner):  # type: ignore[misc]
                 self.all_senders_started.set()
             async with aclosing(self._average_for(stream, sender)) as averages:
                 async for averaged in averages:
-                    self._traffic.sent_bytes += averaged.ByteSize()
+                    await self._traffic.send(averaged.ByteSize())
                     yield averaging_pb2.AveragingData(code=averaging_pb2.AVERAGED_PART, tensor_part=averaged)
         except RoundBroken as broken:
             self.break_off(broken)
@@ -280,7 +280,7 @@ class StrictRunner(AllReduceRunner):  # type: ignore[misc]
                 if message is None:
                     raise self._ended(sender, f"{count} of {len(own_parts)} parts")
                 self._check_weight(message, index)
-                self._traffic.received_bytes += message.tensor_part.ByteSize()
+                await self._traffic.receive(message.tensor_part.ByteSize())
                 values = decode_part(self._plan.codec, message.tensor_part, own.numel())
                 yield await self._reducer.average(index, values)
             if await self._bounded(anext(stream, None), self._plan.reducer_timeout_s) is not None:

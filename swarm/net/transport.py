@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+CONTROL = "/swarm/control"
+TENSORS = "/swarm/tensors"
+STATE = "/swarm/state"
+LANES = (CONTROL, TENSORS, STATE)
+"""Streams of their own: what is said waits neither for tensors nor for a joiner's copy, nor for a limited rate."""
+
 
 class ByteStream(Protocol):
     """A reliable, ordered byte stream to one authenticated peer."""

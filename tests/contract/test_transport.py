@@ -11,7 +11,8 @@ import pytest
 from swarm.errors import AdmissionError, PeerUnavailable, SwarmError
 from swarm.identity import Identity
 from swarm.net.channel import CREDIT_BYTES, Delivery, Reply
-from swarm.net.endpoint import CONTROL, TENSORS, Endpoint
+from swarm.net.endpoint import Endpoint
+from swarm.net.transport import CONTROL, TENSORS
 from swarm.wire import frames
 from swarm.wire.messages import PROTOCOL_VERSION, Ack, Activation, Heartbeat, Hello, Lease, SpeedProbe, Work
 from tests.support.net import FINGERPRINT, SHAPE, Net

@@ -26,9 +26,9 @@ from swarm.errors import PeerUnavailable, PortTaken, RunError, SwarmError, Targe
 from swarm.identity import Identity
 from swarm.local.fleet import START_S, Program
 from swarm.net import endpoint as endpoints
-from swarm.net.endpoint import CONTROL, Endpoint
+from swarm.net.endpoint import Endpoint
 from swarm.net.libp2p import Libp2pTransport, start_daemon
-from swarm.net.transport import ByteStream
+from swarm.net.transport import CONTROL, ByteStream
 from swarm.toml_text import to_toml
 from swarm.training.checkpoint import MANIFEST
 from swarm.wire.messages import PROTOCOL_VERSION, Admit, Reports, SpeedProbe

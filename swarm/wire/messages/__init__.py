@@ -84,7 +84,7 @@ from swarm.wire.messages.step import (
     StepClosed,
 )
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 __all__ = [
     "Ack",

@@ -88,10 +88,18 @@ def test_hours_and_the_other_hours_make_a_day(first: int, last: int) -> None:
 
 
 def test_a_peer_announces_the_lesser_of_what_it_has_and_what_it_may() -> None:
-    facts = capabilities(memory_bytes=1000, up_bytes_per_s=50.0, down_bytes_per_s=60.0)
+    facts = capabilities(memory_bytes=1000, up_bytes_per_s=5e6, down_bytes_per_s=6e6)
     assert announced(Limits(), facts) == facts
-    less = announced(Limits(memory_bytes=400, up_bytes_per_s=70.0, down_bytes_per_s=6.0), facts)
-    assert (less.memory_bytes, less.up_bytes_per_s, less.down_bytes_per_s) == (400, 50.0, 6.0)
+    less = announced(Limits(memory_bytes=400, up_bytes_per_s=7e6, down_bytes_per_s=6e5), facts)
+    assert (less.memory_bytes, less.up_bytes_per_s, less.down_bytes_per_s) == (400, 5e6, 6e5)
+
+
+@pytest.mark.parametrize("rate", [1.0, -1.0, float("nan"), 1e16])
+def test_a_rate_that_nobody_could_take_part_with_is_refused(rate: float) -> None:
+    with pytest.raises(ConfigError):
+        Limits(up_bytes_per_s=rate)
+    with pytest.raises(ConfigError):
+        Limits(down_bytes_per_s=rate)
 
 
 def test_limits_come_back_from_the_disk_as_they_were(tmp_path: Path) -> None:
