@@ -20,12 +20,15 @@ from swarm.net.transport import CONTROL, ByteStream, StreamHandler
 DAEMON_START_S = 60.0
 """hivemind's own 15 s is the most frequent complaint of its users: a busy machine needs longer."""
 
+RELAY = "/libp2p/circuit/relay/0.2.0/hop"
+"""Under which name strangers ask a daemon to relay; it would, whatever `use_relay` says."""
+
 _READER_BYTES = 1 << 20
 _ANSWER_S = 5.0
 
 
 async def start_daemon(identity_path: Path, host: str, port: int, initial_peers: Sequence[str]) -> P2P:
-    """Start the daemon with our identity, listening on TCP only.
+    """Start the daemon with our identity, listening on TCP only and relaying for nobody.
 
     Args:
         identity_path: the key file of `swarm.identity`.
@@ -40,7 +43,7 @@ async def start_daemon(identity_path: Path, host: str, port: int, initial_peers:
     if port:
         _check_port_free(host, port)
     try:
-        return await P2P.create(
+        p2p = await P2P.create(
             initial_peers=list(initial_peers) or None,
             identity_path=str(identity_path),
             host_maddrs=[f"/ip4/{host}/tcp/{port}"],
@@ -49,7 +52,10 @@ async def start_daemon(identity_path: Path, host: str, port: int, initial_peers:
             auto_nat=False,
             nat_port_map=False,
             use_relay=False,
+            force_reachability="private",  # or libp2p may start a relay again, in place of our refusal
         )
+        await p2p.add_binary_stream_handler(RELAY, _relay_nothing)
+        return p2p
     except (P2PDaemonError, ControlFailure) as error:
         words = str(error).strip() or type(error).__name__
         if "bootstrap peers" in words:
@@ -57,6 +63,10 @@ async def start_daemon(identity_path: Path, host: str, port: int, initial_peers:
                 "none of the run's known members can be reached", "check the network, and whether the run goes on"
             ) from None
         raise DaemonFailed(f"the libp2p daemon did not start ({words})", "check the address and free memory") from None
+
+
+async def _relay_nothing(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
 
 
 async def answers(addresses: Sequence[str]) -> bool:
