@@ -27,7 +27,6 @@ from swarm.net.directory import Directory
 from swarm.net.endpoint import Endpoint
 from swarm.net.introduction import introduce
 from swarm.net.libp2p import Libp2pTransport, start_daemon
-from swarm.net.pace import Pace
 from swarm.net.patience import until_reached
 from swarm.net.traffic import Traffic
 from swarm.training.compute import Compute
@@ -58,7 +57,7 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
         is_member = keepsake.admission(invite.fingerprint) is not None
         start = partial(start_daemon, identity_path, node.listen_host, node.listen_port, bootstrap)
         p2p = await (until_reached(start, say) if is_member else start())
-        traffic = Traffic(up=Pace(node.up_bytes_per_s), down=Pace(node.down_bytes_per_s))
+        traffic = Traffic()
         transport = Libp2pTransport(p2p, traffic)
         membership = Membership(invite.fingerprint, invite.admin_public_key)
         endpoint = Endpoint(transport, membership, invite.fingerprint)

@@ -41,7 +41,7 @@ class Limits:
     only_on_mains: bool = False
 
     def __post_init__(self) -> None:
-        amounts = (self.memory_bytes, self.up_bytes_per_s, self.down_bytes_per_s, self.daily_bytes)
+        amounts = (self.memory_bytes, self.daily_bytes)
         if not all(0 <= amount < 1e15 for amount in amounts):
             raise ConfigError(f"a limit is below 0, or beyond any machine: {amounts}", "set it to 0 for none, or more")
         for rate in (self.up_bytes_per_s, self.down_bytes_per_s):

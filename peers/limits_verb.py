@@ -20,8 +20,8 @@ _MBIT = 1e6 / 8
 def limits(
     state_dir: Annotated[Path, typer.Option(help="The folder that the peer is started with.")] = Path("~/.swarm"),
     memory_mib: Annotated[int | None, typer.Option(help="Use at most this much memory; 0: no limit.")] = None,
-    up_mbit: Annotated[float | None, typer.Option(help="Send at most this much a second; 0: no limit.")] = None,
-    down_mbit: Annotated[float | None, typer.Option(help="Receive at most this much a second; 0: no limit.")] = None,
+    up_mbit: Annotated[float | None, typer.Option(help="Send at most so many Mbit/s; 0: no limit.")] = None,
+    down_mbit: Annotated[float | None, typer.Option(help="Receive at most so many Mbit/s; 0: no limit.")] = None,
     daily_gib: Annotated[float | None, typer.Option(help="Send and receive so much a day; 0: no limit.")] = None,
     hours: Annotated[str | None, typer.Option(help="Work between these times only, such as 22-7; '': always.")] = None,
     only_when_idle: Annotated[bool | None, typer.Option(help="Work while nobody else uses the machine only.")] = None,
@@ -77,13 +77,14 @@ def as_lines(limits: Limits) -> list[tuple[str, str]]:
     """As rows of a table."""
     return [
         ("memory", f"{limits.memory_bytes / _MIB:,.0f} MiB" if limits.memory_bytes else "what is free"),
-        ("uplink", f"{limits.up_bytes_per_s / _MBIT:g} Mbit/s" if limits.up_bytes_per_s else "any rate"),
-        (
-            "downlink",
-            f"{limits.down_bytes_per_s / _MBIT:g} Mbit/s" if limits.down_bytes_per_s else "any rate",
-        ),
+        ("uplink", _rate(limits.up_bytes_per_s)),
+        ("downlink", _rate(limits.down_bytes_per_s)),
         ("a day", f"{limits.daily_bytes / _GIB:g} GiB" if limits.daily_bytes else "any amount"),
         ("hours", limits.hours or "always"),
         ("only when idle", "yes" if limits.only_when_idle else "no"),
         ("only on mains", "yes" if limits.only_on_mains else "no"),
     ]
+
+
+def _rate(bytes_per_s: float) -> str:
+    return f"{bytes_per_s / _MBIT:g} Mbit/s" if bytes_per_s else "any rate"

@@ -32,8 +32,8 @@ def join(
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port to listen on; 0 lets the system choose.")] = 0,
     memory_mib: Annotated[int, typer.Option(help="Use at most this much memory; 0 for what is free.")] = 0,
     disk_mib: Annotated[int, typer.Option(help="Keep at most this much on the disk; 0: a quarter of the free.")] = 0,
-    up_mbit: Annotated[float, typer.Option(help="Send at most so many Mbit/s; 0: as it goes.")] = 0.0,
-    down_mbit: Annotated[float, typer.Option(help="Receive at most so many Mbit/s; 0: as it goes.")] = 0.0,
+    up_mbit: Annotated[float, typer.Option(help="Send at most so many Mbit/s; 0: no limit.")] = 0.0,
+    down_mbit: Annotated[float, typer.Option(help="Receive at most so many Mbit/s; 0: no limit.")] = 0.0,
     threads: Annotated[int, typer.Option(help="Threads of matrix products.")] = 1,
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda, or emulated:SECONDS a layer, for experiments.")

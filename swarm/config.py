@@ -26,10 +26,8 @@ T = TypeVar("T")
 BYTE_TOKENIZER = "bytes"
 MAX_GLOBAL_BATCH = 16_384
 """Microbatches a step: what one order of the leader can name."""
-
-
 LEAST_LINE_BYTES_PER_S = 32 << 10
-"""Frames that come at half of this are dropped by who waits for them (`swarm.net.channel`)."""
+"""Of a line's limit; frames that come at less than half of it are dropped."""
 
 
 def _require(condition: bool, problem: str, remedy: str) -> None:

@@ -212,7 +212,7 @@ def _relay_server(stack: contextlib.ExitStack, folder: Path, start: Line) -> lis
         with contextlib.ExitStack() as attempt, contextlib.suppress(RunError):
             (server,) = attempt.enter_context(_workers(folder, "stateless_relay", [("serve",)]))
             addresses: list[str] = server.ask(start, RELAY_START_S)["addresses"]
-            stack.push(attempt.pop_all())
+            stack.enter_context(attempt.pop_all())
             return addresses
     raise RunError("the stateless relay's server does not start", "run benchmarks.baselines.stateless_relay by hand")
 

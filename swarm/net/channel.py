@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from swarm.config import LEAST_LINE_BYTES_PER_S
 from swarm.errors import DeadlineExceeded, PeerUnavailable, ProtocolError, SwarmError
 from swarm.net.deadlines import Deadline
 from swarm.net.transport import ByteStream
@@ -25,7 +26,7 @@ CREDIT_BYTES = 64 << 20
 """Payload bytes that may be under way on one stream."""
 _CREDIT_STEP = CREDIT_BYTES // 8
 _FRAME_S = 30.0
-_LEAST_BYTES_PER_S = 16 << 10
+_LEAST_BYTES_PER_S = LEAST_LINE_BYTES_PER_S / 2
 """Whoever began a frame finishes it at this rate at least, and has so long in any case."""
 
 

@@ -12,11 +12,30 @@ from swarm.errors import CheckpointCorrupt, CheckpointMissing, SwarmError
 from swarm.net.endpoint import Endpoint
 from swarm.net.transport import STATE
 from swarm.wire.messages import FetchState, ListState, PartInfo, StateChunk, StateList
+from swarm.wire.payloads import MAX_CHUNK_BYTES
 
 _log = logging.getLogger(__name__)
 
-_AT_ONCE = 2
-"""Parts under way from one donor: one on the wire while the next is being asked for."""
+_MOST_AT_ONCE = 16
+"""Chunks under way from one donor: what a long, fast line holds."""
+
+
+class _Window:
+    """Chunks that one donor may be asked for at once: one at first, so that a slow line's deadline is learned from few
+    bytes, and one more with each that came."""
+
+    def __init__(self) -> None:
+        self._width = 1
+        self._free = asyncio.Semaphore(1)
+
+    async def __aenter__(self) -> None:
+        await self._free.acquire()
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._free.release()
+        if kind is None and self._width < _MOST_AT_ONCE:
+            self._width += 1
+            self._free.release()
 
 
 @dataclass(slots=True)
@@ -58,13 +77,13 @@ class StateFetch:
             raise CheckpointMissing(
                 f"no donor has {missing[0]} of the state after step {self.num_steps}", "wait for the next copy"
             )
-        lanes = {donor: asyncio.Semaphore(_AT_ONCE) for donor in donors}
+        windows = {donor: _Window() for donor in donors}
         wanted = [name for name in (*self.required, *self.optional) if name in offers and name not in self.parts]
         fetches = []
         for place, name in enumerate(wanted):
             info, holders = offers[name]
             first = place % len(holders)  # donors share the parts
-            fetches.append(self._fetch(info, [*holders[first:], *holders[:first]], lanes))
+            fetches.append(self._fetch(info, [*holders[first:], *holders[:first]], windows))
         for result in await asyncio.gather(*fetches, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
@@ -100,30 +119,34 @@ class StateFetch:
             return None
         return reply.parts if isinstance(reply, StateList) else ()
 
-    async def _fetch(self, info: PartInfo, holders: list[str], lanes: Mapping[str, asyncio.Semaphore]) -> None:
+    async def _fetch(self, info: PartInfo, holders: list[str], windows: Mapping[str, _Window]) -> None:
         for donor in holders:
             try:
-                async with lanes[donor]:
-                    self.parts[info.name] = await self._fetch_from(donor, info)
+                self.parts[info.name] = await self._fetch_from(donor, info, windows[donor])
                 return
             except SwarmError:
                 if donor == holders[-1]:
                     raise
 
-    async def _fetch_from(self, donor: str, info: PartInfo) -> bytes:
-        data = bytearray()
-        while len(data) < info.num_bytes:
-            request = FetchState(num_steps=self.num_steps, name=info.name, offset=len(data))
-            reply, chunk = await self.endpoint.request(donor, request, lane=STATE)
-            if not chunk or not isinstance(reply, StateChunk):
-                break
-            data += chunk
-        content = bytes(data)
+    async def _fetch_from(self, donor: str, info: PartInfo, window: _Window) -> bytes:
+        offsets = range(0, info.num_bytes, MAX_CHUNK_BYTES)
+        chunks = [asyncio.create_task(self._chunk(donor, info, offset, window)) for offset in offsets]
+        try:
+            content = b"".join(await asyncio.gather(*chunks))
+        finally:
+            for chunk in chunks:
+                chunk.cancel()
         if len(content) != info.num_bytes or (await asyncio.to_thread(_sha256, content)) != info.sha256:
             raise CheckpointCorrupt(
                 f"{donor} sent a {info.name} that does not match its own hash", "ask another replica"
             )
         return content
+
+    async def _chunk(self, donor: str, info: PartInfo, offset: int, window: _Window) -> bytes:
+        async with window:
+            request = FetchState(num_steps=self.num_steps, name=info.name, offset=offset)
+            reply, chunk = await self.endpoint.request(donor, request, lane=STATE)
+        return chunk if isinstance(reply, StateChunk) else b""
 
 
 def _sha256(content: bytes) -> str:

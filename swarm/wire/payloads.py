@@ -10,7 +10,7 @@ from swarm.wire import compression
 from swarm.wire.messages import Admitted, BoundaryTensor, RecordFound, SpeedProbe, StateChunk
 
 MAX_PROBE_BYTES = 8 << 20
-MAX_CHUNK_BYTES = 1 << 20
+MAX_CHUNK_BYTES = 512 << 10
 MAX_RECORD_BYTES = 1 << 20
 """Of one step\'s compressed ledger."""
 MAX_TOKENIZER_BYTES = 64 << 20

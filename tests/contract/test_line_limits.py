@@ -15,8 +15,10 @@ from swarm.net.allreduce import RoundPlan, StrictRounds
 from swarm.net.channel import Delivery, Reply
 from swarm.net.endpoint import Endpoint
 from swarm.net.libp2p import Libp2pTransport
+from swarm.net.shelf import Shelf
+from swarm.net.state import StateFetch
 from swarm.net.traffic import PIECE_BYTES, Traffic
-from swarm.wire.messages import Ack, Heartbeat, SpeedProbe
+from swarm.wire.messages import Ack, FetchState, Heartbeat, ListState, SpeedProbe
 from tests.support.net import Net
 from tests.support.runs import heartbeat
 
@@ -81,6 +83,21 @@ def test_control_does_not_wait_for_a_limited_line_and_a_new_limit_counts_at_once
         assert not transfer.done()  # a minute's work
         of_a.up.bytes_per_s = 0.0
         await transfer
+
+    net_of_two(tmp_path, body)
+
+
+def test_state_keeps_to_the_limit(tmp_path: Path) -> None:
+    async def body(a: Endpoint, of_a: Traffic, b: Endpoint, of_b: Traffic) -> None:
+        shelf = Shelf()
+        shelf.put_copy((1, 2), 7, {"model-00001": 3 * MESSAGE})
+        a.on_request(ListState, shelf.list)
+        a.on_request(FetchState, shelf.fetch)
+        of_a.up.bytes_per_s = RATE
+        begun_s = time.monotonic()
+        parts = await StateFetch(b, 7, ["model-00001"], 3 * len(MESSAGE)).run([a.peer_id])
+        assert time.monotonic() - begun_s >= 3 * len(MESSAGE) / RATE - SAVED_S
+        assert parts["model-00001"] == 3 * MESSAGE
 
     net_of_two(tmp_path, body)
 

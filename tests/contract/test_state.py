@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -46,6 +47,35 @@ def test_parts_come_from_several_donors_whole(run: Callable[..., None]) -> None:
         fetch_all = StateFetch(joiner, 7, ["model-00001", "model-00002"], MOST, ["optimizer-00001", "optimizer-00002"])
         assert await fetch_all.run([donor.peer_id for donor in donors]) == PARTS
         assert set(asked) == {donor.peer_id for donor in donors}
+
+    run(body)
+
+
+def test_a_donor_is_asked_for_one_chunk_and_then_for_several_at_once(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        joiner, donor = [await net.endpoint() for _ in range(2)]
+        long = bytes(40 * MAX_CHUNK_BYTES)
+        shelf = serve(donor, {"model-00001": long})
+        under_way: list[int] = []
+        waiting = 0
+        several = asyncio.Event()
+
+        async def fetch(delivery: Delivery) -> Reply:
+            nonlocal waiting
+            waiting += 1
+            under_way.append(waiting)
+            if waiting > 1:
+                several.set()
+            if len(under_way) > 1:
+                await several.wait()
+            waiting -= 1
+            return await shelf.fetch(delivery)
+
+        donor.on_request(FetchState, fetch)
+        assert await StateFetch(joiner, 7, ["model-00001"], len(long)).run([donor.peer_id]) == {"model-00001": long}
+        assert under_way[0] == 1
+        assert len(under_way) == 40
+        assert 1 < max(under_way) <= 16
 
     run(body)
 
