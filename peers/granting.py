@@ -10,6 +10,7 @@ from peers.allegiance import Answer
 from peers.archive import Archive
 from peers.oath import Oath
 from swarm.errors import DiskRefused, SwarmError
+from swarm.net.awake import awake_timeout
 from swarm.net.channel import Delivery, Reply
 from swarm.net.endpoint import Endpoint
 from swarm.wire.messages import AskLeader, Claim, Denied, Granted, LeaderSays
@@ -71,7 +72,7 @@ class Granting:
         """Direct evidence: whether the leader we obey says that it leads."""
         allegiance = self.oath.allegiance
         try:
-            async with asyncio.timeout(_LEADER_ANSWERS_S):
+            async with awake_timeout(_LEADER_ANSWERS_S):
                 reply, _ = await self.endpoint.request(allegiance.leader, AskLeader(term=allegiance.term))
         except (SwarmError, TimeoutError):
             return False

@@ -13,6 +13,7 @@ from scheduler.office import Office
 from swarm.admission import unseal
 from swarm.durable import keeping
 from swarm.errors import DeadlineExceeded, DiskRefused, ProtocolError, SwarmError
+from swarm.net.awake import awake_timeout
 from swarm.plan import Plan
 from swarm.wire.messages import Claim, Denied, Granted, LeaderRecord
 
@@ -117,7 +118,7 @@ async def claim(office: Office, peer: str, term: int, plan_number: int) -> Grant
     """
     question = Claim(term=term, plan=plan_number)
     try:
-        async with asyncio.timeout(CLAIM_S):
+        async with awake_timeout(CLAIM_S):
             reply, _ = await office.endpoint.request(peer, question)
     except TimeoutError:
         raise DeadlineExceeded(f"{peer} did not answer a claim within {CLAIM_S:.0f} s", "look at its machine") from None

@@ -13,6 +13,7 @@ from scheduler.office import Office
 from scheduler.step_record import pack, unpack
 from swarm.admission import unseal
 from swarm.errors import ProtocolError, SwarmError
+from swarm.net.awake import awake_timeout
 from swarm.net.channel import Delivery, Reply
 from swarm.plan import Plan
 from swarm.wire.frames import MAX_HEADER_BYTES
@@ -103,7 +104,7 @@ class Following:
     async def _ask(self) -> LedgerTail:
         request = FollowLedger(from_step=max(0, self.office.log.num_steps - _OVERLAP_STEPS))
         try:
-            async with asyncio.timeout(_ANSWER_S):
+            async with awake_timeout(_ANSWER_S):
                 reply, _ = await self.office.endpoint.request(self.leader, request)
         except TimeoutError:
             raise ProtocolError(f"no answer within {_ANSWER_S:.0f} s", "look at its machine") from None

@@ -194,6 +194,7 @@ class Replanning:
         self._instance = self.question()
         self._replanner = Replanner(*_placed(self._instance, self.plan))
         self._moves, self._reweighed = {}, False
+        self._benched.clear()
         self._owners = set(self._instance.owners.names) - set(self.plan.owners) - self._failed
         for claim in claims_of(self._instance.hosts):
             if claim.name not in self._replanner.places.hosts:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from swarm.config import LEAST_LINE_BYTES_PER_S
 from swarm.errors import DeadlineExceeded, PeerUnavailable, ProtocolError, SwarmError
+from swarm.net.awake import awake_timeout
 from swarm.net.deadlines import Deadline
 from swarm.net.transport import ByteStream
 from swarm.wire.frames import PREFIX_BYTES, Frame, Sort, decode_header, decode_prefix, encode_frame
@@ -114,7 +115,7 @@ class ClientChannel:
         limit_s = deadline_s if deadline_s is not None else self._deadline.seconds
         started_s = time.monotonic()
         try:
-            async with asyncio.timeout(limit_s):
+            async with awake_timeout(limit_s):
                 await self._write(Frame(Sort.REQUEST, number, message), payload)
                 reply = await future
         except TimeoutError:

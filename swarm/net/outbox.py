@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from swarm.errors import DeadlineExceeded, PeerUnavailable, SwarmError
+from swarm.net.awake import awake_timeout
 from swarm.net.deadlines import Deadline
 from swarm.net.endpoint import Endpoint
 from swarm.wire import codec
@@ -96,7 +97,7 @@ class Outbox:
     async def _request(self, batch: Orders | Reports) -> None:
         """Also opening a channel takes no longer than an answer may: a machine that sleeps takes no streams."""
         try:
-            async with asyncio.timeout(self._answers.seconds):
+            async with awake_timeout(self._answers.seconds):
                 await self._endpoint.request(self.peer, batch)
         except TimeoutError:
             raise DeadlineExceeded(
@@ -112,7 +113,7 @@ class Outbox:
                     return
                 continue
             self._idle.set()
-            if await self._rest():
+            if self.failures or await self._rest():  # after a failure it has waited already
                 self._send([])
 
     def _send(self, batch: list[bytes]) -> None:

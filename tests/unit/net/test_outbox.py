@@ -153,6 +153,25 @@ def test_an_unreachable_peer_is_given_up_once_after_so_many_failures() -> None:
     run(body)
 
 
+def test_a_failure_is_not_followed_by_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a killed host all dials are refused at once: four of them must not take four pings' time."""
+    monkeypatch.setattr(outboxes, "PING_S", 3600.0)
+
+    async def body(made: Pair) -> None:
+        lost = asyncio.Event()
+        made.far.on_request(Orders, made.take)
+        outbox = Outbox(made.near, made.far.peer_id, Orders, 4, lambda problem: lost.set())
+        outbox.post(beat(1))
+        await outbox.flushed()
+        await made.far.close()
+        outbox.poke()  # nothing waits to be sent
+        await lost.wait()
+        assert outbox.failures == 4
+        await outbox.close()
+
+    run(body)
+
+
 def test_a_peer_that_refuses_is_given_up_at_once() -> None:
     async def body(made: Pair) -> None:
         async def refuse(delivery: Delivery) -> Reply:

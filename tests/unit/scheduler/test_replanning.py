@@ -147,3 +147,19 @@ def test_the_only_host_of_a_stage_keeps_it_whatever_its_line() -> None:
     swarm.replanning.relined("a", thin)
     target = swarm.replanning.target()
     assert target is None or "a" in target.stages[0].replicas
+
+
+def test_a_host_that_was_to_stand_by_keeps_the_stage_that_another_cut_of_the_trunk_gave_it() -> None:
+    """Its line looked thin, a full plan made it the only host of a stage, and the plan after that forgot it (chaos)."""
+    swarm = Swarm(a=0.1, b=0.1, c=0.1, d=0.1, e=0.1)
+    thin = swarm.hosts["a"] = replace(swarm.hosts["a"], up_bytes_per_s=1e5, down_bytes_per_s=1e5)
+    swarm.replanning.relined("a", thin)
+    stages: Ints = np.array([0, 1, 1, 1, 1], dtype=np.int64)
+    sizes: Ints = np.array([2, LAYOUT.trunk.num_layers - 2], dtype=np.int64)
+    recut = DRAFT.plan(swarm.survey(), Assignment(stages, sizes), number=2, first_step=1)
+    assert recut.stages[0].replicas == ("a",)
+    swarm.take(recut)
+    swarm.join("f", swarm.hosts["b"])
+    target = swarm.replanning.target()
+    assert target is not None
+    assert "a" in {peer for stage in target.stages for peer in stage.replicas}
