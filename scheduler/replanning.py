@@ -90,17 +90,11 @@ class Replanning:
         if peer not in self._replanner.places.hosts:
             return
         self._moves.pop(peer, None)
-        self._take(self._replanner.leave(peer))
-        if all(other == peer or other in self._benched for stage in self._stages_of(peer) for other in stage.replicas):
-            self._begin()  # nobody else has its stage
-            return
-        self._benched.add(peer)
-        self._take(self._replanner.join(_claim(peer, facts)))
+        self._take(self._replanner.relined(_claim(peer, facts)))
+        if self._replanner.places.hosts[peer].stage < 0:
+            self._benched.add(peer)
         self._reweighed = True
         self.reasons.append(f"the line of {peer} is another one")
-
-    def _stages_of(self, peer: str) -> list[StagePlan]:
-        return [stage for stage in self.plan.stages if peer in stage.replicas]
 
     def changed(self, plan: Plan) -> None:
         """Another plan holds."""

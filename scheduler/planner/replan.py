@@ -87,12 +87,7 @@ class Replanner:
         """
         if claim.name in self.places.hosts:
             raise RunError(f"{claim.name} joined twice", "report this as a bug")
-        host = self.places.add(claim)
-        stage = self._stage_for(host)
-        moves = []
-        if stage >= 0:
-            moves.append(self._move(host, stage, f"{claim.name} joins stage {stage}, which has the least throughput"))
-        return self._settle(moves)
+        return self._settle(self._join(self.places.add(claim)))
 
     def leave(self, name: str) -> Decision:
         """A host is gone; of one that was not here, nothing follows."""
@@ -114,6 +109,22 @@ class Replanner:
             claim = _with_memory(claim, host.claim.memory_bytes)
         self.places.remeasure(claim)
         return self._settle([])
+
+    def relined(self, claim: Measured) -> Decision:
+        """A host's line is another one: it goes on, or stands by where its line would slow everybody down.
+
+        Raises:
+            ConfigError: a figure that no machine has.
+            RunError: it is not here.
+        """
+        before = self._host(claim.name)
+        self.places.remove(claim.name)
+        host = self.places.add(claim)
+        if before.phase is Phase.SERVING and self._is_wanted(host, before.stage, self._economy.slowest_reduce_s()):
+            copy, whole = before.copy, before.copy_whole
+            self.places.change(host, phase=Phase.SERVING, stage=before.stage, copy=copy, copy_whole=whole)
+            return self._settle([])
+        return self._settle(self._join(host))
 
     def arrived(self, name: str) -> Decision:
         """A host's state has loaded: it counts now. A report that comes twice changes nothing.
@@ -174,17 +185,26 @@ class Replanner:
             moves += found
         return Decision(tuple(moves), tuple(self._copy_more()))
 
+    def _join(self, host: Occupant) -> list[Move]:
+        stage = self._stage_for(host)
+        if stage < 0:
+            return []
+        return [self._move(host, stage, f"{host.name} joins stage {stage}, which has the least throughput")]
+
     def _stage_for(self, host: Occupant) -> int:
         """Where a host without a stage is needed most; -1 where it would do harm."""
         places, reduce_s = self.places, self._economy.slowest_reduce_s()
         best, best_key = -1, (LEAST_REPLICAS, float("inf"))
         for stage, rate in enumerate(host.rates):
             key = (min(places.num_planned[stage], LEAST_REPLICAS), places.planned[stage])
-            if rate <= 0 or key >= best_key:
-                continue
-            if key[0] < LEAST_REPLICAS or self._economy.is_admitted(host, stage, reduce_s):
+            if rate > 0 and key < best_key and self._is_wanted(host, stage, reduce_s):
                 best, best_key = stage, key
         return best
+
+    def _is_wanted(self, host: Occupant, stage: int, reduce_s: float) -> bool:
+        """Whether a stage has too few replicas, or gains by one more."""
+        is_short = self.places.num_planned[stage] < LEAST_REPLICAS
+        return is_short or self._economy.is_admitted(host, stage, reduce_s)
 
     def _safety(self) -> list[Move]:
         """To a stage with too few replicas, whatever it costs."""

@@ -163,3 +163,24 @@ def test_a_host_that_was_to_stand_by_keeps_the_stage_that_another_cut_of_the_tru
     target = swarm.replanning.target()
     assert target is not None
     assert "a" in {peer for stage in target.stages for peer in stage.replicas}
+
+
+def test_a_host_whose_line_changed_and_that_stays_still_counts_where_it_serves() -> None:
+    """It was taken to load its own stage for ever, so no one of that stage could be spared for another (chaos)."""
+    swarm = Swarm(a=0.1, b=0.1, c=0.1, d=0.1, e=0.1)
+    for _ in range(2):  # at first one of them moves, since that pays
+        for peer in ("a", "b", "c", "d", "e"):
+            swarm.hosts[peer] = replace(swarm.hosts[peer], up_bytes_per_s=0.9 * swarm.hosts[peer].up_bytes_per_s)
+            swarm.replanning.relined(peer, swarm.hosts[peer])
+        target = swarm.replanning.target()
+        assert target is not None
+        swarm.take(target)
+    two, three = sorted(target.stages, key=lambda stage: len(stage.replicas))
+    assert (len(two.replicas), len(three.replicas)) == (2, 3)
+    gone = two.replicas[0]
+    del swarm.hosts[gone]
+    swarm.replanning.lost(gone)
+    swarm.take(target.without(frozenset({gone}), 2))
+    mended = swarm.replanning.target()
+    assert mended is not None
+    assert sorted(map(len, mended.groups[:-1])) == [2, 2]
