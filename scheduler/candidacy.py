@@ -51,7 +51,8 @@ class Candidacy:
     voters: frozenset[str] | None
     holdings: dict[str, tuple[Holding, ...]] = field(default_factory=dict)
     newest_term: int = 0
-    living_leader: str = ""
+    living_leader: tuple[str, int] | None = None
+    """That members obey, and that answers them; and its term."""
     _against: set[str] = field(default_factory=set)
     _is_stale: bool = False
 
@@ -70,8 +71,8 @@ class Candidacy:
         self._against.add(peer)
         self.newest_term = max(self.newest_term, reply.term)
         self._is_stale |= reply.term >= self.term or plan_number > self.plan_number
-        if reply.leader_lives:
-            self.living_leader = reply.leader
+        if reply.leader_lives and (self.living_leader is None or reply.term > self.living_leader[1]):
+            self.living_leader = reply.leader, reply.term
 
     def silent(self, peer: str) -> None:
         """A member cannot be reached."""

@@ -12,7 +12,7 @@ from scheduler.election import Ballot
 from scheduler.office import Office
 from scheduler.step_record import pack, unpack
 from swarm.admission import unseal
-from swarm.errors import ProtocolError, SwarmError
+from swarm.errors import NotAMember, ProtocolError, SwarmError
 from swarm.net.awake import awake_timeout
 from swarm.net.channel import Delivery, Reply
 from swarm.plan import Plan
@@ -28,6 +28,8 @@ _OVERLAP_STEPS = 8
 _BATCH_STEPS = 64
 _BATCH_BYTES = MAX_HEADER_BYTES // 4
 _GREET_S = 10.0
+_DIRECTORY_S = 2.0
+"""The directory also asks members that are gone, and waits for them. Those that are here know who leads."""
 
 
 def ledger_tail(office: Office, request: FollowLedger, term: int, sealed_plan: bytes, *, resigned: bool) -> LedgerTail:
@@ -55,23 +57,32 @@ class Following:
     ballot: Ballot
     leader: str = ""
     _gone: tuple[str, int] | None = None
+    _heard: tuple[str, int] | None = None
     _greeted_at_s: float = 0.0
     _greetings: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def find_leader(self) -> bool:
-        """Whether somebody else says in the directory that it leads, in a term as high as any we know."""
-        records = await self.office.directory.read(LeaderRecord)
-        records.pop(self.office.peer_id, None)
-        newest = max(records, key=lambda peer: records[peer].term, default="")
-        if not newest or records[newest].term < self.ballot.above_term:
-            return False
-        if (newest, records[newest].term) == self._gone:
+        """Whether somebody else leads, in a term as high as any we know: members say so, or the directory."""
+        found = self._heard or await self._announced()
+        self._heard = None
+        if found is None or found[1] < self.ballot.above_term or found == self._gone:
             return False  # its record outlives it
-        self.leader, self.ballot.above_term = newest, records[newest].term
+        self.leader, self.ballot.above_term = found
         return True
 
-    def hears_of(self, leader: str) -> None:
+    async def _announced(self) -> tuple[str, int] | None:
+        try:
+            async with asyncio.timeout(_DIRECTORY_S):
+                records = await self.office.directory.read(LeaderRecord)
+        except TimeoutError:
+            return None
+        records.pop(self.office.peer_id, None)
+        newest = max(records, key=lambda peer: records[peer].term, default="")
+        return (newest, records[newest].term) if newest else None
+
+    def hears_of(self, leader: str, term: int) -> None:
         """A member says that this scheduler leads and answers."""
+        self._heard = leader, term
         if self._gone is not None and self._gone[0] == leader:
             self._gone = None
 
@@ -105,7 +116,10 @@ class Following:
         request = FollowLedger(from_step=max(0, self.office.log.num_steps - _OVERLAP_STEPS))
         try:
             async with awake_timeout(_ANSWER_S):
-                reply, _ = await self.office.endpoint.request(self.leader, request)
+                channel = await self.office.endpoint.channel(self.leader)
+                if "scheduler" not in channel.roles:
+                    raise NotAMember(f"{self.leader} is no scheduler", "look which member names it")
+                reply, _ = await channel.request(request)
         except TimeoutError:
             raise ProtocolError(f"no answer within {_ANSWER_S:.0f} s", "look at its machine") from None
         if not isinstance(reply, LedgerTail):

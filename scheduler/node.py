@@ -158,7 +158,8 @@ class Node:
                 return candidacy
             if self._is_finished and not candidacy.holdings:
                 return None  # everybody went home
-            following.hears_of(candidacy.living_leader)
+            if candidacy.living_leader is not None:
+                following.hears_of(*candidacy.living_leader)
             self.office.status.phase = "waiting for more than half of the members"
             self._attempts += 1
             await asyncio.sleep(self._pause_s())

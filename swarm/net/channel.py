@@ -85,9 +85,14 @@ def write_frame(stream: ByteStream, frame: Frame, payload: Payload = b"") -> Non
 
 
 class ClientChannel:
-    """The opener's half of a stream."""
+    """The opener's half of a stream.
 
-    def __init__(self, stream: ByteStream, check: PayloadCheck) -> None:
+    Args:
+        roles: of the other side's certificate.
+    """
+
+    def __init__(self, stream: ByteStream, check: PayloadCheck, roles: tuple[str, ...] = ()) -> None:
+        self.roles = roles
         self._stream = stream
         self._check = check
         self._next_request = 1

@@ -127,15 +127,15 @@ class Endpoint:
             async with asyncio.timeout(FIRST_S):
                 stream = await self.transport.open(peer, lane)
                 try:
-                    await self._greet(stream)
+                    roles = await self._greet(stream)
                 except BaseException:
                     stream.abort()
                     raise
         except TimeoutError:
             raise PeerUnavailable(f"{peer} did not greet within {FIRST_S:.0f} s", "check its machine") from None
-        return ClientChannel(stream, self._check_payload)
+        return ClientChannel(stream, self._check_payload, roles)
 
-    async def _greet(self, stream: ByteStream) -> None:
+    async def _greet(self, stream: ByteStream) -> tuple[str, ...]:
         write_frame(stream, Frame(Sort.REQUEST, 0, self._hello()))
         frame, _ = await read_frame(stream, _no_payload)
         if isinstance(frame.message, Failure):
@@ -143,7 +143,7 @@ class Endpoint:
         if not isinstance(frame.message, Hello):
             raise ProtocolError("a peer answered the greeting with something else", "drop that peer")
         self._check_versions(stream.remote_id, frame.message)
-        self.membership.check(frame.message.certificate, stream.remote_id, time.time())
+        return self.membership.check(frame.message.certificate, stream.remote_id, time.time()).roles
 
     def _hello(self) -> Hello:
         return Hello(version=PROTOCOL_VERSION, fingerprint=self.fingerprint, certificate=self.certificate)

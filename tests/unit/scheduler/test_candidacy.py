@@ -67,7 +67,7 @@ def test_a_grant_of_another_term_does_not_count() -> None:
 def test_a_leader_that_lives_is_remembered() -> None:
     candidacy = Candidacy(3, 7, VOTERS)
     candidacy.denied("a", denied(leader_lives=True), 0)
-    assert candidacy.living_leader == "old"
+    assert candidacy.living_leader == ("old", 1)
 
 
 @pytest.mark.parametrize("size", range(1, 9))
