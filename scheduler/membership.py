@@ -22,6 +22,8 @@ from swarm.wire.messages import Capabilities
 FIRST_ABSENCE_S = 5.0
 """A member that was lost may return after so long; after twice as long when it is lost again."""
 _LONGEST_ABSENCE_S = 320.0
+_REMEMBERED_S = 600.0
+"""A host that was lost is a reason so long to expect that another will be."""
 
 
 @dataclass(slots=True)
@@ -33,6 +35,7 @@ class Roster:
     _leaving: set[str] = field(default_factory=set)
     _absence_s: dict[str, float] = field(default_factory=dict)
     _back_at_s: dict[str, float] = field(default_factory=dict)
+    _host_lost_at_s: float = -math.inf
 
     def announce(self, peer: str, admitted: tuple[str, ...], capabilities: Capabilities) -> bool:
         """Take in what a peer measured; False where it claims what it was not admitted for, or measured too little."""
@@ -95,11 +98,17 @@ class Roster:
         Args:
             least_s: how long it stays away in any case.
         """
-        self._members.pop(peer, None)
+        facts = self._members.pop(peer, None)
+        if facts is not None and "host" in facts.roles:
+            self._host_lost_at_s = now_s
         self._leaving.discard(peer)
         absence_s = min(_LONGEST_ABSENCE_S, max(least_s, 2 * self._absence_s.get(peer, FIRST_ABSENCE_S / 2)))
         self._absence_s[peer] = absence_s
         self._back_at_s[peer] = now_s + absence_s
+
+    def loses_hosts(self, now_s: float) -> bool:
+        """Whether a host was lost lately, in this term or one before."""
+        return now_s - self._host_lost_at_s < _REMEMBERED_S
 
     def let_go(self, peer: str, now_s: float) -> None:
         """A member leaves in order; where it comes back, it may soon."""

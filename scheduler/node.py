@@ -393,4 +393,7 @@ def _check_progress(run_dir: RunDir, log: AuditLog, num_steps: int, wishes: Wish
 
 def _survey(office: Office, num_stages: int) -> Survey:
     roster = office.roster
-    return survey(office.config, office.layout, roster.hosts, roster.owners, office.peer_id, num_stages)
+    loses = roster.loses_hosts(time.monotonic())
+    return survey(
+        office.config, office.layout, roster.hosts, roster.owners, office.peer_id, num_stages, loses_hosts=loses
+    )

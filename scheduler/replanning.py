@@ -143,11 +143,18 @@ class Replanning:
             target = {name: stage for name, stage in stages if stage >= 0}
             self._take(self._replanner.propose(target, assignment.sizes.tolist(), _BUDGET_BYTES))
             return
-        now = self.promises(instance)
-        if found.evaluation.tokens_per_s > _WORTH_A_RECUT * now:
-            self._recut = instance, assignment
-            gain = found.evaluation.tokens_per_s / now - 1
-            self.reasons.append(f"other spans are {gain:.0%} faster for the hosts that are here now")
+        now, then = self.promises(instance), found.evaluation.tokens_per_s
+        if then > _WORTH_A_RECUT * now:
+            self.reasons.append(f"other spans are {then / now - 1:.0%} faster for the hosts that are here now")
+        elif assignment.fewest_replicas > 1 >= self._fewest_replicas and then > instance.replica_share * now:
+            self.reasons.append("other spans give every stage two hosts")
+        else:
+            return
+        self._recut = instance, assignment
+
+    @property
+    def _fewest_replicas(self) -> int:
+        return min(len(stage.replicas) for stage in self.plan.stages)
 
     def promises(self, instance: Instance) -> float:
         """Tokens per second of the plan that holds, by the measurements of now; errors as `evaluate`."""

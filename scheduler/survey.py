@@ -28,6 +28,10 @@ _REGION_STEP = 1.5
 """Ratio of round trips to the scheduler between one region and the next."""
 _LEAST_ROUND_TRIP_S = 0.002
 
+_SHARE, _SHARE_WHILE_LOSING = 0.75, 0.5
+"""Of the fastest plan's throughput, that is enough for one with two hosts a stage: the death of one of two costs two to
+five seconds, that of an only one twelve and more."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Survey:
@@ -51,12 +55,15 @@ def survey(
     owners: Mapping[str, Capabilities],
     scheduler: str,
     num_stages: int = 0,
+    *,
+    loses_hosts: bool = False,
 ) -> Survey:
     """Lay out what members measured.
 
     Args:
         scheduler: peer id that everybody has measured its way to.
         num_stages: a wish of the admin; 0 leaves it to the planner.
+        loses_hosts: a second replica of every stage is worth more in a swarm that does.
 
     Raises:
         RunError: no hosts, or no owners.
@@ -85,7 +92,8 @@ def survey(
         graph_bytes=statistics.median_high(facts.graph_bytes for facts in hosts.values()),
         num_stages=num_stages,
     )
-    instance = Instance(laid_out, _owners(owners, region_of), regions, work)
+    share = _SHARE_WHILE_LOSING if loses_hosts else _SHARE
+    instance = Instance(laid_out, _owners(owners, region_of), regions, work, share)
     return Survey(instance, notes, *pairs)
 
 

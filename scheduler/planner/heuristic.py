@@ -23,8 +23,6 @@ from swarm.errors import ModelTooLarge, RunError
 
 _NEAR = 0.05
 """From the bound, as a share: where a first plan is this near, proofs come before other plans."""
-_WORTH_A_REPLICA = 0.75
-"""A plan in which every stage has a second replica may be slower than the fastest by so much: a death costs more."""
 _PLACINGS = 4
 """Each changes how long stages keep microbatches, from which the next one starts."""
 _BALANCES, _WORTH_A_BALANCE = 6, 1e-3
@@ -116,8 +114,9 @@ class _Candidates:
         number = plan.num_stages
         if number not in self._by_number or found.tokens_per_s > self._by_number[number][0].tokens_per_s:
             self._by_number[number] = (found, plan)
-        twice = int(np.bincount(plan.stage[plan.stage >= 0]).min()) > 1
-        if twice and (self._replicated is None or found.tokens_per_s > self._replicated[0].tokens_per_s):
+        if plan.fewest_replicas > 1 and (
+            self._replicated is None or found.tokens_per_s > self._replicated[0].tokens_per_s
+        ):
             self._replicated = (found, plan)
         return found
 
@@ -132,7 +131,7 @@ class _Candidates:
         assert self._fastest is not None
         if self._replicated is not None:
             reached = self._replicated[0].tokens_per_s
-            if reached >= max(_WORTH_A_REPLICA * self._fastest[0].tokens_per_s, self._floor):
+            if reached >= max(self._instance.replica_share * self._fastest[0].tokens_per_s, self._floor):
                 return self._replicated
         return self._fastest
 

@@ -155,12 +155,17 @@ class Work:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Instance:
-    """One planning problem."""
+    """One planning problem.
+
+    Attributes:
+        replica_share: of the fastest plan's throughput; one with two hosts a stage that reaches it is preferred.
+    """
 
     hosts: Hosts
     owners: Owners
     regions: Regions
     work: Work
+    replica_share: float = 0.75
 
     @property
     def num_hosts(self) -> int:
@@ -206,3 +211,8 @@ class Assignment:
     def num_stages(self) -> int:
         """How many stages."""
         return len(self.sizes)
+
+    @property
+    def fewest_replicas(self) -> int:
+        """Of any stage."""
+        return int(np.bincount(self.stage[self.stage >= 0], minlength=len(self.sizes)).min())

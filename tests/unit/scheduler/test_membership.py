@@ -131,3 +131,16 @@ def test_who_breaks_rounds_stays_away_for_longer() -> None:
         roster.lose("a", now_s, least_s=30.0)
         assert roster.to_be_asked(now_s + away_s - 0.1) == []
         assert roster.to_be_asked(now_s + away_s) == ["a"]
+
+
+def test_a_lost_host_is_remembered_for_a_while_an_owner_is_not() -> None:
+    roster = Roster()
+    for peer, role in (("h", "host"), ("o", "owner")):
+        roster.announce(peer, (role,), capabilities(roles=(role,)))
+        roster.enlist(peer)
+    roster.lose("o", 100.0)
+    assert not roster.loses_hosts(100.0)
+    roster.lose("h", 100.0)
+    roster.dismiss_all()
+    assert roster.loses_hosts(699.0)
+    assert not roster.loses_hosts(701.0)

@@ -184,3 +184,18 @@ def test_a_host_whose_line_changed_and_that_stays_still_counts_where_it_serves()
     mended = swarm.replanning.target()
     assert mended is not None
     assert sorted(map(len, mended.groups[:-1])) == [2, 2]
+
+
+def test_a_swarm_that_loses_hosts_gives_up_half_of_its_speed_for_two_hosts_a_stage() -> None:
+    """A fast host and three slow ones: alone in its stage, the fast one carries most of the model."""
+    swarm = Swarm(a=0.002, b=0.1, c=0.1)
+    swarm.join("d", capabilities(layer_seconds=0.1, up_bytes_per_s=1e9, down_bytes_per_s=1e9))
+    calm = certified_plan(swarm.survey())
+    losing = certified_plan(replace(swarm.survey(), replica_share=0.0))
+    assert calm.assignment.fewest_replicas == 1
+    assert losing.assignment.fewest_replicas == 2
+    assert losing.evaluation.tokens_per_s < 0.75 * calm.evaluation.tokens_per_s
+    swarm.replanning.solved(replace(swarm.survey(), replica_share=0.0), losing)
+    target = swarm.replanning.target()
+    assert target is not None
+    assert min(len(stage.replicas) for stage in target.stages) == 2
