@@ -19,6 +19,7 @@ from peers.probe import (
     measure_layer,
     measure_link,
     measure_links,
+    require_room,
     usable_memory_bytes,
 )
 from swarm.config import NodeConfig, RunConfig
@@ -75,6 +76,7 @@ class Presence:
         """What this machine does with the run's own layers, and its lines.
 
         Raises:
+            MachineLimit: a host has no memory for a single layer.
             PeerUnavailable: nobody leads.
         """
         config, compute = self.config, self.compute
@@ -82,6 +84,7 @@ class Presence:
         if "host" in self.roles:
             self.say("measuring one layer of the run's model")
             costs = await compute.run(Priority.STEP, measure_layer, config, self.layout, self.device)
+            require_room(costs, usable_memory_bytes(self.node, self.device))
         if "owner" in self.roles:
             self.say("measuring both ends of the run's model")
             ends_s = await compute.run(Priority.STEP, measure_ends, config, self.layout, self.device)

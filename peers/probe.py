@@ -12,7 +12,7 @@ from torch import Tensor
 
 from peers.line import GLANCE_BYTES
 from swarm.config import NodeConfig, RunConfig
-from swarm.errors import SwarmError
+from swarm.errors import MachineLimit, SwarmError
 from swarm.model.blueprint import Layout
 from swarm.model.spans import LayerSpan
 from swarm.net.endpoint import Endpoint
@@ -22,6 +22,7 @@ from swarm.training.stage import EndsStage, TrunkStage
 from swarm.wire import compression
 from swarm.wire.messages import Capabilities, Lease, Link, PeerRecord, SpeedProbe, WantProbe, Work
 
+_MIB = 1 << 20
 _LEAST_ATTEMPTS, _MOST_ATTEMPTS = 6, 24
 _VAIN_ATTEMPTS = 5
 """In a row, none of which was faster by a fiftieth: the shortest is known."""
@@ -140,6 +141,21 @@ def usable_memory_bytes(node: NodeConfig, device: Device) -> int:
     """Free memory on the device, or the user's limit where that is less."""
     free = device.free_memory_bytes()
     return min(free, node.memory_bytes) if node.memory_bytes else free
+
+
+def require_room(costs: LayerCosts, free_bytes: int) -> None:
+    """A host that holds not even one layer would stand by for ever.
+
+    Raises:
+        MachineLimit: the layer and one microbatch's graph take more than is free.
+    """
+    needed_bytes = costs.layer_bytes + costs.graph_bytes
+    if free_bytes < needed_bytes:
+        raise MachineLimit(
+            f"{free_bytes / _MIB:,.1f} MiB are free for the model, and one layer with one microbatch in flight takes "
+            f"{needed_bytes / _MIB:,.1f} MiB",
+            "close other programs, or raise --memory-mib",
+        )
 
 
 # --- lines ---------------------------------------------------------------------------------------------------------

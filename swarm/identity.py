@@ -7,6 +7,7 @@ Source: libp2p peer-ids specification (identity multihash of the public key's pr
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from swarm.durable import keeping
 from swarm.errors import ConfigError
 
 _PUBLIC_PREFIX = bytes.fromhex("002408011220")  # identity multihash of 36 bytes; key type 1 (Ed25519), 32 bytes
@@ -64,11 +66,18 @@ class Identity:
         return identity
 
     def save(self, path: Path) -> None:
-        """Write the key file, readable by its owner only."""
+        """Write the key file, readable by its owner only; whole or not at all.
+
+        Raises:
+            FileExistsError: keys are never replaced.
+            DiskRefused: it cannot be written.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
         raw = self._key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
+        with keeping(path) as file:
+            os.fchmod(file.fileno(), 0o600)
             file.write(_PRIVATE_PREFIX + raw + self._public)
 
     @property

@@ -148,8 +148,12 @@ class Program:
     @property
     def last_words(self) -> str:
         """The last line of its standard error."""
-        lines = self._errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return self.error_lines[-1] if self.error_lines else "it said nothing"
+
+    @property
+    def error_lines(self) -> list[str]:
+        """Its standard error."""
+        return self._errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
 
     def kill(self) -> None:
         """SIGKILL, no goodbye."""

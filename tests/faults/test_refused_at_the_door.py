@@ -26,8 +26,8 @@ from swarm.net import endpoint as endpoints
 from swarm.net.admitting import Admission
 from swarm.wire.messages import PROTOCOL_VERSION
 from tests.faults.conftest import Rig, check_history
-from tests.integration.test_bad_input import SECTIONS, Waiting, error_of, refusal, write_config
 from tests.support.processes import run_command
+from tests.support.waiting import SECTIONS, Waiting, error_of, refusal, waiting_run, write_config
 from tests.support.warm import WarmServer
 
 PATIENCE_S = 120.0
@@ -37,19 +37,10 @@ HOUR_S = 3600.0
 
 @pytest.fixture(scope="module")
 def waiting(tmp_path_factory: pytest.TempPathFactory, warm_server: WarmServer) -> Iterator[Waiting]:
-    folder = tmp_path_factory.mktemp("waiting")
-    create(folder / "run", "test", write_config(folder / "config.toml", SECTIONS), None)
-    arguments = ["scheduler", str(folder / "run"), "--json", "--hosts", "99", "--owners", "99"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("swarm.local.fleet.Popen", warm_server.popen)
-        program = Program("scheduler", arguments, folder / "logs")
-    try:
-        program.wait_for("listening")
-        yield Waiting(RunDir(folder / "run"), program)
-        assert program.process.poll() is None, "the scheduler did not survive the tests"
-    finally:
-        assert program.stop() == 0
-    assert "Traceback" not in (folder / "logs" / "scheduler.stderr").read_text(encoding="utf-8")
+        with waiting_run(tmp_path_factory.mktemp("waiting")) as run:
+            yield run
 
 
 @pytest.fixture
