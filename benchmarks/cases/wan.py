@@ -51,7 +51,7 @@ class Options(CaseOptions):
     delays_ms: str = "0,50"
     """One way, between any two."""
     codecs: str = "bf16"
-    """Of the boundaries: `fp32`, `bf16`, `int8`, `int4`."""
+    """Of the boundaries: `fp32`, `bf16`, `int8`, `int4`, `spectral`."""
     steps: int = 2
     """Measured optimizer steps of each point."""
 

@@ -6,6 +6,7 @@
 | bf16 | 2 | at most 2^-8 of abs(x); below 2^-126, at most 2^-134 |
 | int8 | 1 + 4/128 | at most half a step; a step is its block's largest magnitude / 127 (`int8_error_bound`) |
 | int4 | 0.5 + 8/128 | of a block of 128 values: at most sqrt(128)/2 steps long (`swarm/wire/four_bits.py`) |
+| spectral | 0.2 | no longer than the tensor; small where rows lie near few dimensions (`swarm/wire/spectral.py`) |
 
 int8 cuts the flattened tensor into blocks of 128 values, each with an fp32 scale. 128 is a divisor of the usual hidden
 widths, so that an outlier coarsens only its own token's neighbours; the scales cost 3 %. fp32 rather than fp16
@@ -24,12 +25,12 @@ from collections.abc import Sequence
 import torch
 
 from swarm.errors import NonFinite, ProtocolError
-from swarm.wire import four_bits
+from swarm.wire import four_bits, spectral
 
 # Received bytes are immutable and only ever read; torch warns although nothing writes.
 warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)
 
-CODECS = ("fp32", "bf16", "int8", "int4")
+CODECS = ("fp32", "bf16", "int8", "int4", "spectral")
 INT8_BLOCK_VALUES = 128
 BF16_RELATIVE_ERROR = 2.0**-8
 BF16_DENORMAL_ERROR = 2.0**-134
@@ -61,6 +62,8 @@ def encoded_bytes(codec: str, num_values: int) -> int:
         return num_values + 4 * _blocks(num_values)
     if codec == "int4":
         return four_bits.encoded_bytes(num_values)
+    if codec == "spectral":
+        return spectral.encoded_bytes(num_values)
     raise ProtocolError(f"codec {codec!r} is unknown", f"use one of {', '.join(CODECS)}")
 
 
@@ -83,12 +86,19 @@ def encode(codec: str, tensor: torch.Tensor) -> memoryview:
         raise ProtocolError(f"a boundary tensor of {tensor.dtype}", "send float32 or bfloat16")
     encoded_bytes(codec, 0)
     flat = tensor.detach().cpu().reshape(-1).contiguous()
+    if not flat.numel():
+        return memoryview(b"")
     if codec == "int8":
         return _bytes_of(_quantize(flat.float()))
     if codec == "int4":
         payload = four_bits.quantize(flat.float())
         _require_finite(four_bits.steps_of(payload))
         return _bytes_of(payload)
+    if codec == "spectral":
+        _require_finite(flat)
+        return (
+            _bytes_of(spectral.quantize(flat.float().view(_matrix(tensor.shape)))) if flat.numel() else _bytes_of(flat)
+        )
     flat = flat.to(torch.float32 if codec == "fp32" else torch.bfloat16)
     _require_finite(flat)
     return _bytes_of(flat)
@@ -127,6 +137,10 @@ def decode(codec: str, buffer: bytes | bytearray | memoryview, shape: Sequence[i
         values = four_bits.dequantize(payload, num_values)
         _require_finite(values)
         return values.view(tuple(shape))
+    if codec == "spectral":
+        values = spectral.dequantize(torch.frombuffer(view, dtype=torch.uint8), *_matrix(shape))
+        _require_finite(values)
+        return values.view(tuple(shape))
     flat = torch.frombuffer(view, dtype=torch.float32 if codec == "fp32" else torch.bfloat16)
     _require_finite(flat)
     return flat.float().view(tuple(shape))
@@ -149,17 +163,21 @@ def int8_error_bound(tensor: torch.Tensor) -> torch.Tensor:
     return bound.repeat_interleave(INT8_BLOCK_VALUES)[: flat.numel()].view(tensor.shape)
 
 
+def _matrix(shape: Sequence[int]) -> tuple[int, int]:
+    """Tokens and width."""
+    columns = shape[-1] if shape else 1
+    return math.prod(shape) // columns, columns
+
+
 def _blocks(num_values: int) -> int:
     return -(-num_values // INT8_BLOCK_VALUES)
 
 
 def _bytes_of(flat: torch.Tensor) -> memoryview:
-    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+    return flat.view(torch.uint8).numpy().data
 
 
 def _require_finite(flat: torch.Tensor) -> None:
-    if not flat.numel():
-        return
     low, high = torch.aminmax(flat)  # one pass, no temporary; a NaN anywhere comes out in both
     if not (math.isfinite(low.item()) and math.isfinite(high.item())):
         raise NonFinite("a boundary tensor holds an infinity or a NaN", "lower the learning rate or clip gradients")
