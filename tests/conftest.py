@@ -6,10 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.support.warm import WarmServer
 
 torch.set_num_threads(1)
+settings.register_profile("any machine", deadline=None)  # also a busy one
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
