@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import operator
 import sqlite3
+import statistics
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -258,6 +260,13 @@ class AuditLog:
         """Of the newest step; 0 before the first."""
         row = self._reader.execute("SELECT grad_norm FROM steps ORDER BY step DESC LIMIT 1").fetchone()
         return float(row[0]) if row else 0.0
+
+    @property
+    def step_s(self) -> float:
+        """From one commit to the next, the median of the newest; 0 where there are not two."""
+        query = "SELECT committed_at_s FROM steps ORDER BY step DESC LIMIT ?"
+        times_s = [float(row[0]) for row in self._reader.execute(query, (_NEWEST,))]
+        return statistics.median(map(operator.sub, times_s, times_s[1:])) if len(times_s) > 1 else 0.0
 
     @property
     def cursors(self) -> dict[str, int]:

@@ -92,6 +92,7 @@ class Conductor:
     _collector: Collector = field(init=False)
     _ending: Halt | Regroup | Finish | None = None
     _superseded: asyncio.Event = field(default_factory=asyncio.Event)
+    _superseded_by: str = ""
 
     def __post_init__(self) -> None:
         self.above_term = self.term
@@ -138,7 +139,7 @@ class Conductor:
     async def _to_the_end(self) -> Regroup | None:
         gathered = await self._gathered()
         if gathered is None:
-            return Regroup("a member obeys another scheduler", -1)
+            return Regroup(self._superseded_by, -1)
         if gathered.plan.first_step >= self.office.config.schedule.steps:
             await self._keep_the_end(gathered)
             return None
@@ -349,12 +350,12 @@ class Conductor:
             return
         if reply.leader_lives:
             self.office.warn(f"{peer} obeys scheduler {reply.leader} since term {reply.term}")
-        elif self._leader is not None:
+        else:
             self.above_term = max(self.above_term, reply.term)
-            problem = f"{peer} granted term {reply.term} to another scheduler: a higher one is needed"
-            self._events.put_nowait(lambda: [Regroup(problem, -1)])
+            self._on_superseded(f"{peer} granted term {reply.term} to another scheduler: a higher one is needed")
 
     def _on_superseded(self, problem: str) -> None:
+        self._superseded_by = problem
         self._superseded.set()
         self._events.put_nowait(lambda: [Regroup(problem, -1)])
 

@@ -80,11 +80,12 @@ class Following:
         newest = max(records, key=lambda peer: records[peer].term, default="")
         return (newest, records[newest].term) if newest else None
 
-    def hears_of(self, leader: str, term: int) -> None:
-        """A member says that this scheduler leads and answers."""
+    def hears_of(self, leader: str, term: int) -> bool:
+        """A member says that this scheduler leads and answers; whether no higher term is known."""
         self._heard = leader, term
         if self._gone is not None and self._gone[0] == leader:
             self._gone = None
+        return term >= self.ballot.above_term
 
     async def follow(self) -> str:
         """Keep up with the leader until it is gone, or wishes to be.

@@ -33,7 +33,7 @@ from swarm.wire.messages import (
 )
 
 _PATIENCE_S = 20.0
-"""For members that hold newer states than those who are here: computing again may take longer than their return."""
+"""For members that hold newer states than those who are here; longer where computing again would take longer."""
 _LOOK_AGAIN_S = 0.5
 
 
@@ -120,7 +120,8 @@ class Gathering:
             if not problem:
                 state = self._state()
                 newest = self._newest
-                if state.num_steps >= newest or time.monotonic() - since_s > _PATIENCE_S:
+                patience_s = max(_PATIENCE_S, (newest - state.num_steps) * self.office.log.step_s)
+                if state.num_steps >= newest or time.monotonic() - since_s > patience_s:
                     try:
                         return state, await self._plan_for(state)
                     except (ModelTooLarge, RunError) as error:

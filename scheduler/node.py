@@ -40,7 +40,7 @@ from swarm.net.libp2p import Libp2pTransport, start_daemon
 from swarm.net.patience import until_reached
 from swarm.net.shelf import Shelf
 from swarm.tasks import beside
-from swarm.wire.messages import AskLeader, FetchState, FollowLedger, LeaderRecord, LeaderSays, ListState
+from swarm.wire.messages import AskLeader, FetchState, FollowLedger, LeaderRecord, LeaderSays, LedgerTail, ListState
 from swarm.wire.payloads import PayloadRules
 
 _STATUS_S = 1.0
@@ -94,6 +94,8 @@ class Node:
     _standby_asked: asyncio.Event = field(default_factory=asyncio.Event)
     _resigns: bool = False
     _attempts: int = 0
+    _claims_again: bool = False
+    """Our term is over, and we are asking for the next one: who follows us waits for that."""
 
     async def run(self) -> None:
         """Until the last step is committed, by us or by another scheduler.
@@ -140,6 +142,7 @@ class Node:
             self._ballot.learn(self.office, conductor.plan, conductor.sealed_plan)
         self._ballot.above_term = max(self._ballot.above_term, conductor.above_term)
         self._ballot.needs_votes = conductor.has_rivals
+        self._claims_again = True
         await conductor.close()
         self.office.roster.dismiss_all()
 
@@ -149,17 +152,18 @@ class Node:
         """Until members grant us a term; None where the run was finished without us."""
         following = Following(self.office, self._ballot)
         while True:
-            if self._ballot.needs_votes and await following.find_leader():
+            if self._ballot.needs_votes and not self._claims_again and await following.find_leader():
                 self.office.status.phase = "following another scheduler"
                 problem = await following.follow()
                 self.office.tell({"event": "leader_gone", "leader": following.leader, "problem": problem})
             candidacy = await elect(self.office, self._ballot)
+            self._claims_again = False
             if is_won(candidacy):
                 return candidacy
             if self._is_finished and not candidacy.holdings:
                 return None  # everybody went home
-            if candidacy.living_leader is not None:
-                following.hears_of(*candidacy.living_leader)
+            if candidacy.living_leader is not None and following.hears_of(*candidacy.living_leader):
+                continue
             self.office.status.phase = "waiting for more than half of the members"
             self._attempts += 1
             await asyncio.sleep(self._pause_s())
@@ -210,6 +214,9 @@ class Node:
     async def _on_follow(self, delivery: Delivery) -> Reply:
         assert isinstance(delivery.message, FollowLedger)
         conductor = self._conductor
+        if conductor is None and self._claims_again:
+            ballot = self._ballot
+            return Reply(LedgerTail(term=ballot.above_term, plan=ballot.sealed_plan, steps=(), resigned=False))
         if conductor is None:
             raise Superseded("this scheduler does not lead", "follow the one that does")
         if delivery.remote_id not in self._standbys:
@@ -394,6 +401,8 @@ def _check_progress(run_dir: RunDir, log: AuditLog, num_steps: int, wishes: Wish
 def _survey(office: Office, num_stages: int) -> Survey:
     roster = office.roster
     loses = roster.loses_hosts(time.monotonic())
+    if loses and len(roster.hosts) < 2 * num_stages:
+        num_stages = 0  # two hosts a stage come before a wish
     return survey(
         office.config, office.layout, roster.hosts, roster.owners, office.peer_id, num_stages, loses_hosts=loses
     )
