@@ -32,7 +32,7 @@ from swarm.net.introduction import introduce
 from swarm.net.libp2p import Libp2pTransport, start_daemon
 from swarm.net.patience import until_reached
 from swarm.net.reach import announced_behind, port_of, told
-from swarm.net.relayed import kept_slot
+from swarm.net.relayed import kept_slot, reserve
 from swarm.net.traffic import Traffic
 from swarm.training.compute import Compute
 from swarm.training.device import Device
@@ -81,6 +81,7 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
             for words in told(reach):
                 say(words)
             if reach.relay:
+                await reserve(p2p, reach.relay)  # before anybody hears of it: who is refused once does not dial for seconds
                 await endpoint.close()
                 is_member = True  # whose certificate is at hand: it waits where the relay is gone for a moment
                 p2p, endpoint = await connected(port_of(ours), announced_behind(ours, reach.relay, bootstrap))

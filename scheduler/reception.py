@@ -12,6 +12,7 @@ from swarm.errors import AdmissionError, InviteExpired, ProtocolError, RunMismat
 from swarm.identity import Identity
 from swarm.net.channel import Delivery, Reply
 from swarm.net.dialling import Dialler
+from swarm.net.directory import LIFETIME_S
 from swarm.net.endpoint import Endpoint
 from swarm.net.probing import answer_probes
 from swarm.net.relay import Relay
@@ -28,6 +29,7 @@ class Reception:
     dialler: Dialler
     relay: Relay | None
     announced: dict[str, PeerRecord] = field(default_factory=dict)
+    _seen_at_s: dict[str, float] = field(default_factory=dict)
     _relayed: frozenset[str] = frozenset()
 
     def open(self, endpoint: Endpoint) -> None:
@@ -57,11 +59,15 @@ class Reception:
             self._look_at(self.relay)
 
     def _is_here(self, peer: str) -> bool:
-        """Whether a member's certificate was seen: on a stream that it has to us, or in its record."""
-        return peer in self.office.endpoint.members or peer in self.office.roster.announced
+        """Whether a certificate was seen of late: on a stream to us, or in a record. A member may be starting anew."""
+        return peer in self.office.endpoint.members or peer in self._seen_at_s
 
     def _look_at(self, relay: Relay) -> None:
-        relay.keep(self.office.endpoint.members | self.office.roster.announced.keys())
+        now_s = time.monotonic()
+        here = self.office.endpoint.members | self.office.roster.announced.keys()
+        self._seen_at_s = {peer: at_s for peer, at_s in self._seen_at_s.items() if now_s - at_s < LIFETIME_S}
+        self._seen_at_s |= dict.fromkeys(here, now_s)
+        relay.keep(self._seen_at_s)
         holders = relay.slots.holders(time.time())
         for peer in sorted(holders - self._relayed):
             self.office.tell({"event": "relayed", "peer": peer})

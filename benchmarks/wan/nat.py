@@ -1,7 +1,7 @@
 """Peers behind routers that translate addresses, each pair in a network of its own. Needs root, Linux and iptables.
 
-public namespace: bridge with one address a public program
-                     └── router's namespace (masquerades, lets nothing in) ── bridge ── peers' namespaces
+outside: bridge ── namespaces of public programs
+            └── router's namespace (masquerades, lets nothing in): bridge ── peers' namespaces
 """
 
 from __future__ import annotations
@@ -61,8 +61,10 @@ def behind_routers(public: Sequence[str], routers: Mapping[str, Sequence[str]]) 
         _bridge(outside, "wide")
         spots = {}
         for number, name in enumerate(public):
-            spots[name] = Spot(f"{_PUBLIC}.{number + 1}", f"{_PUBLIC}.{number + 1}", outside)
-            ip("-n", outside, "addr", "add", f"{spots[name].address}/24", "dev", "wide")
+            address = f"{_PUBLIC}.{number + 1}"
+            spots[name] = Spot(address, address, f"{prefix}-p{number}")
+            spaces.append(spots[name].space)
+            _plug_in(outside, "wide", f"public{number}", spots[name])
         for number, names in enumerate(routers.values()):
             router, wan, lan = f"{prefix}-r{number}", f"{_PUBLIC}.{101 + number}", f"192.168.{number + 1}"
             spaces.append(router)
@@ -70,7 +72,8 @@ def behind_routers(public: Sequence[str], routers: Mapping[str, Sequence[str]]) 
             for place, name in enumerate(names):
                 spots[name] = Spot(f"{lan}.{place + 2}", wan, f"{prefix}-r{number}h{place}")
                 spaces.append(spots[name].space)
-                _home(router, spots[name], place, f"{lan}.1")
+                _plug_in(router, "lan", f"port{place}", spots[name])
+                ip("-n", spots[name].space, "route", "add", "default", "via", f"{lan}.1")
         yield spots
     finally:
         for space in reversed(spaces):
@@ -110,8 +113,7 @@ def _router(outside: str, router: str, number: int, wan: str, lan: str) -> None:
         run_tool(*rule, "-j", "DROP")
 
 
-def _home(router: str, spot: Spot, place: int, gateway: str) -> None:
+def _plug_in(space: str, bridge: str, port: str, spot: Spot) -> None:
     _space(spot.space)
-    _cable(router, "lan", f"port{place}", spot.space, "line")
+    _cable(space, bridge, port, spot.space, "line")
     ip("-n", spot.space, "addr", "add", f"{spot.address}/24", "dev", "line")
-    ip("-n", spot.space, "route", "add", "default", "via", gateway)

@@ -18,8 +18,9 @@ from swarm.wire.circuit import CIRCUIT
 from swarm.wire.messages import DialBack, DialledBack
 
 _DIAL_S = 15.0
-_PATIENCE_S = 25.0
-_MOST_AT_ONCE = 4
+_PATIENCE_S = 60.0
+_MOST_AT_ONCE = 8
+_MOST_WAITING = 256
 
 
 @dataclass(slots=True)
@@ -34,6 +35,7 @@ class Dialler:
     p2p: P2P
     relays: bool
     _asking: set[str] = field(default_factory=set)
+    _at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MOST_AT_ONCE))
 
     async def dial(self, peer: str, port: int) -> DialledBack:
         """Answer a `DialBack`.
@@ -41,7 +43,7 @@ class Dialler:
         Raises:
             ProtocolError: too many ask at once.
         """
-        if peer in self._asking or len(self._asking) >= _MOST_AT_ONCE:
+        if peer in self._asking or len(self._asking) >= _MOST_WAITING:
             raise ProtocolError("too many ask to be dialled", "ask again later")
         self._asking.add(peer)
         try:
@@ -49,7 +51,8 @@ class Dialler:
             is_reached = False
             if seen_at:
                 version = ipaddress.ip_address(seen_at).version
-                is_reached = await answers([f"/ip{version}/{seen_at}/tcp/{port}/p2p/{peer}"], _DIAL_S)
+                async with self._at_once:
+                    is_reached = await answers([f"/ip{version}/{seen_at}/tcp/{port}/p2p/{peer}"], _DIAL_S)
             return DialledBack(seen_at=seen_at, reached=is_reached, relays=self.relays)
         finally:
             self._asking.discard(peer)

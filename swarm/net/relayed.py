@@ -47,7 +47,7 @@ async def kept_slot(p2p: P2P, endpoint: Endpoint, relay: str, say: Callable[[str
     """Renew our slot as long as this lasts; nothing where `relay` is empty.
 
     Args:
-        endpoint: that shows our certificate to a relay that was started anew.
+        endpoint: that shows our certificate to the relay, also to one that was started anew.
         relay: its peer id.
         say: shows people when others cannot reach us any more, and when they can again.
     """
@@ -61,16 +61,21 @@ async def kept_slot(p2p: P2P, endpoint: Endpoint, relay: str, say: Callable[[str
 
 
 async def _keep_slot(p2p: P2P, endpoint: Endpoint, relay: str, say: Callable[[str], None]) -> None:
-    is_lost = False
+    is_kept = True
     while True:
-        try:
-            await endpoint.channel(relay)
-            await reserve(p2p, relay)
-            if is_lost:
-                say(f"reached through the relay of {relay} again")
-            is_lost = False
-        except SwarmError as error:
-            if not is_lost:
-                say(str(error))
-            is_lost = True
+        is_kept = await _renewed(p2p, endpoint, relay, is_kept, say)
         await asyncio.sleep(_RENEW_S)
+
+
+async def _renewed(p2p: P2P, endpoint: Endpoint, relay: str, was_kept: bool, say: Callable[[str], None]) -> bool:
+    """Whether we have the slot; people are told when that changes."""
+    try:
+        await endpoint.channel(relay)
+        await reserve(p2p, relay)
+    except SwarmError as error:
+        if was_kept:
+            say(str(error))
+        return False
+    if not was_kept:
+        say(f"reached through the relay of {relay} again")
+    return True
