@@ -81,7 +81,9 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
             for words in told(reach):
                 say(words)
             if reach.relay:
-                await reserve(p2p, reach.relay)  # before anybody hears of it: who is refused once does not dial for seconds
+                await reserve(
+                    p2p, reach.relay
+                )  # before anybody hears of it: who is refused once does not dial for seconds
                 await endpoint.close()
                 is_member = True  # whose certificate is at hand: it waits where the relay is gone for a moment
                 p2p, endpoint = await connected(port_of(ours), announced_behind(ours, reach.relay, bootstrap))

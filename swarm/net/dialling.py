@@ -73,9 +73,7 @@ async def find_reach(endpoint: Endpoint, known: Iterable[str], port: int, invite
         port: that we listen on.
         invite: of a stranger; empty where we are a member.
     """
-    tasks = [
-        asyncio.create_task(_ask(endpoint, peer, port, invite)) for peer in whom_to_ask(known, endpoint.peer_id)
-    ]
+    tasks = [asyncio.create_task(_ask(endpoint, peer, port, invite)) for peer in whom_to_ask(known, endpoint.peer_id)]
     heard: list[Answer] = []
     try:
         with contextlib.suppress(TimeoutError):

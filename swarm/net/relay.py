@@ -80,7 +80,6 @@ class Relay:
         peer = info.peer_id.to_base58()
         is_member = CIRCUIT not in str(info.addr) and self._is_member(peer)
         if not self.slots.enter(peer, is_member=is_member):
-            import sys; print("STRANGER", peer, time.time(), file=sys.stderr, flush=True)
             writer.transport.abort()
             return
         try:
@@ -182,7 +181,6 @@ class Relay:
 
 
 async def _refuse(writer: asyncio.StreamWriter, verdict: Verdict) -> None:
-    import sys; print("REFUSE", verdict.name, time.time(), file=sys.stderr, flush=True)
     await write_message(writer, encode_hop(HopMessage(kind=Kind.STATUS, verdict=verdict)))
 
 
