@@ -150,9 +150,7 @@ class NotReachable(NetworkError):
     """A peer that others cannot dial: it is behind somebody's router or firewall, and no relay helps."""
 
     code = "S206"
-    usually = (
-        "forward its TCP port in the router and give it with --port, or ask the admin for a scheduler with --relay"
-    )
+    usually = "forward its port in the router and give it with --port, or ask the admin for a scheduler with --relay"
 
 
 class AdmissionError(SwarmError):

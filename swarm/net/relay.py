@@ -1,7 +1,7 @@
 """A relay for members that nobody can dial: it speaks libp2p's own protocol, so that every daemon can use it.
 
-It is ours and not the daemon's: that one serves whoever comes, cuts a circuit after 128 KiB or two minutes, and cannot be
-switched off. What a circuit carries is encrypted between its ends; the relay sees who, when and how much.
+It is ours and not the daemon's: that one serves whoever comes, cuts a circuit after 128 KiB or two minutes, and cannot
+be switched off. What a circuit carries is encrypted between its ends; the relay sees who, when and how much.
 """
 
 from __future__ import annotations

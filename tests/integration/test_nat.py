@@ -16,13 +16,18 @@ import pytest
 from benchmarks.corpora import write_random_shards
 from benchmarks.training_run import train
 from benchmarks.wan.nat import Spot, behind_routers
+from scheduler.new_run import create
 from scheduler.run_dir import RunDir
-from swarm.local.fleet import Event, Fleet
+from swarm.errors import status_of
+from swarm.local.fleet import Event, Fleet, Program
+from swarm.toml_text import to_toml
 from tests.support.swarms import run_values, weights_differ
 
 HOMES = {"left": ("host-0", "host-1"), "right": ("host-2", "host-3")}
 HOSTS = [name for names in HOMES.values() for name in names]
 STEPS = 24
+LIMIT_S = 120.0
+EVERYWHERE = "0.0.0.0"  # noqa: S104
 LOOK_AFTER = 2
 
 pytestmark = [
@@ -58,7 +63,7 @@ def test_hosts_behind_two_routers_train_through_the_relay(tmp_path: Path) -> Non
         options = {
             "scheduler": ("--host", spots["scheduler"].address, "--relay"),
             "owner-0": ("--host", spots["owner-0"].address),
-            **{name: ("--host", "0.0.0.0", "--port", str(ports[name]), "--device", "emulated:0.02") for name in HOSTS},
+            **{name: ("--host", EVERYWHERE, "--port", str(ports[name]), "--device", "emulated:0.02") for name in HOSTS},
         }
         wrappers = {name: spot.wrapper for name, spot in spots.items()}
         fleet = Fleet(tmp_path / "fleet", values, shards, 4, 2, options=options, wrappers=wrappers)
@@ -91,3 +96,39 @@ def test_hosts_behind_two_routers_train_through_the_relay(tmp_path: Path) -> Non
     reference, _ = done.replay(threads=1)
     assert weights_differ(done, reference.weights) <= 1e-5
     assert done.replicas_equal()
+
+
+def test_without_a_relay_a_hidden_peer_and_its_doctor_say_what_to_do(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(to_toml({"admin_public_key": "", **run_values("fp32")}, {}), encoding="utf-8")
+    create(tmp_path / "run", "test", config, None)
+    logs = tmp_path / "logs"
+    with behind_routers(["scheduler", "seen"], {"left": ["hidden"]}) as spots:
+
+        def start(name: str, *arguments: str) -> Program:
+            program = Program(name, [*arguments, "--json"], logs, wrapper=spots[name.partition("-")[0]].wrapper)
+            started.append(program)
+            return program
+
+        started: list[Program] = []
+        try:
+            listen = ("--host", spots["scheduler"].address)
+            scheduler = start("scheduler", "scheduler", str(tmp_path / "run"), *listen)
+            invite = scheduler.wait_for("listening")["invites"]["host"]
+            found = {}
+            for name in ("seen", "hidden"):
+                place = ("--state-dir", str(tmp_path / name), "--host", EVERYWHERE)
+                doctor = start(f"{name}-doctor", "doctor", invite, *place)
+                found[name] = doctor.wait_until(
+                    lambda event: event.get("what") == "dialled by others", "its finding", LIMIT_S
+                )
+            assert found["seen"]["verdict"] == "good"
+            assert "it answered" in found["seen"]["text"]
+            assert (found["hidden"]["verdict"], found["hidden"]["code"]) == ("bad", "S206")
+            assert spots["hidden"].outside in found["hidden"]["text"]
+            assert started[-1].process.wait(LIMIT_S) == status_of("S206")
+            joined = start("hidden-join", "join", invite, *place)
+            joined.wait_until(lambda event: event.get("text", "").startswith("[S206]"), "what it needs", LIMIT_S)
+        finally:
+            for program in reversed(started):
+                program.stop()
