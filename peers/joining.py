@@ -31,7 +31,7 @@ from swarm.net.endpoint import Endpoint
 from swarm.net.introduction import introduce
 from swarm.net.libp2p import Libp2pTransport, start_daemon
 from swarm.net.patience import until_reached
-from swarm.net.reach import announced_behind, port_of, told
+from swarm.net.reach import announced_behind, in_words, port_of
 from swarm.net.relayed import kept_slot, reserve
 from swarm.net.traffic import Traffic
 from swarm.training.compute import Compute
@@ -78,8 +78,8 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
             endpoint.become_member(admission.certificate, None)
             ours = tuple(str(address) for address in await p2p.get_visible_maddrs())
             reach = await find_reach(endpoint, bootstrap, port_of(ours))
-            for words in told(reach):
-                say(words)
+            if reach.is_reached is False:
+                say(in_words(reach))
             if reach.relay:
                 await reserve(
                     p2p, reach.relay
@@ -124,6 +124,7 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
                     say,
                     keepsake=keepsake,
                     traffic=traffic,
+                    reach=reach,
                 )
                 await directory.close()
                 await rounds.close()

@@ -98,13 +98,15 @@ def not_reachable(seen_at: str) -> NotReachable:
     )
 
 
-def told(reach: Reach) -> list[str]:
-    """What people should know about how others reach this peer; nothing where they simply dial it."""
-    if reach.is_reached is not False:
-        return []
+def in_words(reach: Reach) -> str:
+    """How others reach this peer, for people."""
+    if reach.is_reached is None:
+        return "nobody could tell"
+    if reach.is_reached:
+        return f"dialled at {reach.seen_at}"
     if reach.relay:
-        return [f"others cannot dial this peer at {reach.seen_at}: it is reached through the relay of {reach.relay}"]
-    return [str(not_reachable(reach.seen_at))]
+        return f"others cannot dial this peer at {reach.seen_at}: it is reached through the relay of {reach.relay}"
+    return str(not_reachable(reach.seen_at))
 
 
 def announced_behind(ours: Iterable[str], relay: str, known: Iterable[str]) -> tuple[str, ...]:
