@@ -10,6 +10,7 @@ from peers.limiting import Limiting
 from peers.peer import Peer
 from peers.self_view import SelfView, Standstill, what_for
 from swarm.errors import ProtocolError
+from swarm.net.reach import in_words
 
 _PEOPLE = "people"
 
@@ -63,6 +64,7 @@ class Controls:
             reason=peer.attending.reason,
             leader=peer.leader,
             is_cut_off=peer.is_cut_off,
+            reached=in_words(peer.reach),
             parts=parts,
             loading=assignment.loading,
             computed_tokens=tokens,

@@ -11,7 +11,7 @@ from importlib import metadata
 
 from hivemind.p2p import P2P
 
-from peers.findings import Finding, judge_addresses, missing
+from peers.findings import Finding, judge_addresses, judge_reach, missing
 from peers.keepsake import Keepsake
 from peers.peer import disk_bytes
 from peers.probe import measure_layer, require_room, usable_memory_bytes
@@ -23,9 +23,11 @@ from swarm.identity import Identity
 from swarm.model.blueprint import layout
 from swarm.net.admitting import Admission
 from swarm.net.clocks import check_gaps
+from swarm.net.dialling import find_reach
 from swarm.net.endpoint import Endpoint
 from swarm.net.introduction import ask
 from swarm.net.libp2p import Libp2pTransport, answers, start_daemon
+from swarm.net.reach import port_of
 from swarm.training.device import Device
 
 _DISTRIBUTION = "swarm-pretraining"
@@ -53,7 +55,7 @@ async def examine(node: NodeConfig, invite_text: str) -> AsyncIterator[Finding]:
                 admission = Keepsake(node.state_dir / f"run-{invite.fingerprint[:16]}").admission(invite.fingerprint)
             for finding in await asyncio.to_thread(_machine, node, None if admission is None else admission.config):
                 yield finding
-            async for finding in _network(node, invite, admission):
+            async for finding in _network(node, invite, invite_text, admission):
                 yield finding
     except SwarmError as error:
         yield Finding.of_error("folder", error)
@@ -112,7 +114,9 @@ def _machine(node: NodeConfig, config: RunConfig | None) -> list[Finding]:
     return [*found, Finding("memory", "good", text)]
 
 
-async def _network(node: NodeConfig, invite: Invite | None, admission: Admission | None) -> AsyncIterator[Finding]:
+async def _network(
+    node: NodeConfig, invite: Invite | None, invite_text: str, admission: Admission | None
+) -> AsyncIterator[Finding]:
     try:
         async with _daemon(node, ()) as p2p:
             ours = tuple(str(address) for address in await p2p.get_visible_maddrs())
@@ -124,7 +128,7 @@ async def _network(node: NodeConfig, invite: Invite | None, admission: Admission
         return
     reached = [address for address in invite.bootstrap if await answers([address])]
     yield _reach(invite, reached)
-    yield judge_addresses(ours, invite.bootstrap)
+    yield await _dialled(node, invite, invite_text, admission, reached) or judge_addresses(ours, invite.bootstrap)
     if reached:
         yield await _clock(node, invite, admission, reached)
 
@@ -146,6 +150,23 @@ def _reach(invite: Invite, reached: list[str]) -> Finding:
         text = f"none of the addresses in the invite answers: {', '.join(invite.bootstrap)}"
         return Finding("run", "bad", text, "S203", "check the network and firewalls, and ask the admin whether it runs")
     return Finding("run", "good", text)
+
+
+async def _dialled(
+    node: NodeConfig, invite: Invite, invite_text: str, admission: Admission | None, reached: list[str]
+) -> Finding | None:
+    """What members say that dialled us; None where nobody could tell, or there is nobody to ask."""
+    membership = Membership(invite.fingerprint, invite.admin_public_key)
+    certificate = b"" if admission is None else admission.certificate
+    if not reached:
+        return None
+    try:
+        async with _daemon(node, reached) as p2p:
+            endpoint = Endpoint(Libp2pTransport(p2p), membership, invite.fingerprint, certificate)
+            port = port_of(str(address) for address in await p2p.get_visible_maddrs())
+            return judge_reach(await find_reach(endpoint, reached, port, invite_text if admission is None else ""))
+    except SwarmError as error:
+        return Finding.of_error("dialled by others", error)
 
 
 async def _clock(node: NodeConfig, invite: Invite, admission: Admission | None, reached: list[str]) -> Finding:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from swarm.errors import SwarmError, status_of
+from swarm.net.reach import IpAddress, Reach, ip_of, not_reachable
 
 Verdict = Literal["good", "warning", "bad", "unknown"]
 """`bad` keeps the peer from working; `warning` makes it worse; `unknown` could not be looked at."""
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)>=([0-9.]+)")
 _LEADING_NUMBERS = re.compile(r"\d+(?:\.\d+)*")
-_ADDRESS = re.compile(r"/ip[46]/([^/]+)/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +79,18 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, match[0].split("."))) if match else ()
 
 
+def judge_reach(reach: Reach) -> Finding | None:
+    """What members found that dialled us; None where none could tell."""
+    if reach.is_reached is None:
+        return None
+    if reach.is_reached:
+        return Finding("dialled by others", "good", f"a member dialled this peer at {reach.seen_at}, and it answered")
+    if reach.relay:
+        text = f"members cannot dial this peer at {reach.seen_at}; the relay of {reach.relay} helps, and costs time"
+        return Finding("dialled by others", "good", text)
+    return Finding.of_error("dialled by others", not_reachable(reach.seen_at))
+
+
 def judge_addresses(ours: Iterable[str], others: Iterable[str]) -> Finding:
     """Whether others can dial us at the addresses that we listen on, as far as those tell.
 
@@ -109,13 +120,5 @@ def judge_addresses(ours: Iterable[str], others: Iterable[str]) -> Finding:
     return Finding("dialled by others", "good", f"listens on {listed}")
 
 
-def _ips(addresses: Iterable[str]) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    found = []
-    for address in addresses:
-        match = _ADDRESS.match(address)
-        if match is not None:
-            try:
-                found.append(ipaddress.ip_address(match[1]))
-            except ValueError:
-                continue
-    return found
+def _ips(addresses: Iterable[str]) -> list[IpAddress]:
+    return [ip for ip in map(ip_of, addresses) if ip is not None]

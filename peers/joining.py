@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
+from hivemind.p2p import P2P
+
 from peers.joined import Joined
 from peers.keepsake import Keepsake
 from peers.peer import Peer, Say
@@ -23,11 +25,14 @@ from swarm.identity import Identity
 from swarm.model.blueprint import layout
 from swarm.net.admitting import admitted
 from swarm.net.allreduce import StrictRounds
+from swarm.net.dialling import find_reach
 from swarm.net.directory import Directory
 from swarm.net.endpoint import Endpoint
 from swarm.net.introduction import introduce
 from swarm.net.libp2p import Libp2pTransport, start_daemon
 from swarm.net.patience import until_reached
+from swarm.net.reach import announced_behind, in_words, port_of
+from swarm.net.relayed import kept_slot, reserve
 from swarm.net.traffic import Traffic
 from swarm.training.compute import Compute
 from swarm.training.device import Device
@@ -55,18 +60,33 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
         keepsake = Keepsake(node.state_dir / f"run-{invite.fingerprint[:16]}")
         bootstrap = tuple(dict.fromkeys((*invite.bootstrap, *keepsake.addresses())))
         is_member = keepsake.admission(invite.fingerprint) is not None
-        start = partial(start_daemon, identity_path, node.listen_host, node.listen_port, bootstrap)
-        p2p = await (until_reached(start, say) if is_member else start())
         traffic = Traffic()
-        transport = Libp2pTransport(p2p, traffic)
         membership = Membership(invite.fingerprint, invite.admin_public_key)
-        endpoint = Endpoint(transport, membership, invite.fingerprint)
+
+        async def connected(port: int, announce: tuple[str, ...] = ()) -> tuple[P2P, Endpoint]:
+            start = partial(start_daemon, identity_path, node.listen_host, port, bootstrap, announce)
+            p2p = await (until_reached(start, say) if is_member else start())
+            return p2p, Endpoint(Libp2pTransport(p2p, traffic), membership, invite.fingerprint)
+
+        p2p, endpoint = await connected(node.listen_port)
         compute = Compute(node.threads)
         try:
             admission = keepsake.admission(invite.fingerprint)
             if admission is None:
                 admission = await admitted(invite, invite_text, endpoint)
                 keepsake.keep(admission)
+            endpoint.become_member(admission.certificate, None)
+            ours = tuple(str(address) for address in await p2p.get_visible_maddrs())
+            reach = await find_reach(endpoint, bootstrap, port_of(ours))
+            if reach.is_reached is False:
+                say(in_words(reach))
+            if reach.relay:
+                await reserve(
+                    p2p, reach.relay
+                )  # before anybody hears of it: who is refused once does not dial for seconds
+                await endpoint.close()
+                is_member = True  # whose certificate is at hand: it waits where the relay is gone for a moment
+                p2p, endpoint = await connected(port_of(ours), announced_behind(ours, reach.relay, bootstrap))
             roles = unseal(admission.certificate, Certificate)[0].roles
             joined = Joined(invite, identity, admission.certificate, roles, admission.config, admission.tokenizer)
             config = joined.config
@@ -87,25 +107,27 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
                 await introduce(endpoint, bootstrap, addresses)
                 return await find()
 
-            directory = await (until_reached(meet, say) if is_member else meet())
-            await endpoint.start()
-            yield Peer(
-                node,
-                joined,
-                endpoint,
-                directory,
-                rounds,
-                compute,
-                device,
-                model_layout,
-                shard,
-                addresses,
-                say,
-                keepsake=keepsake,
-                traffic=traffic,
-            )
-            await directory.close()
-            await rounds.close()
+            async with kept_slot(p2p, endpoint, reach.relay, say):
+                directory = await (until_reached(meet, say) if is_member else meet())
+                await endpoint.start()
+                yield Peer(
+                    node,
+                    joined,
+                    endpoint,
+                    directory,
+                    rounds,
+                    compute,
+                    device,
+                    model_layout,
+                    shard,
+                    addresses,
+                    say,
+                    keepsake=keepsake,
+                    traffic=traffic,
+                    reach=reach,
+                )
+                await directory.close()
+                await rounds.close()
         finally:
             await endpoint.close()
             compute.close()

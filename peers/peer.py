@@ -35,6 +35,7 @@ from swarm.net.directory import Directory
 from swarm.net.endpoint import Endpoint
 from swarm.net.outbox import Outbox, unpack
 from swarm.net.probing import answer_probes
+from swarm.net.reach import Reach
 from swarm.net.shelf import Shelf
 from swarm.net.traffic import Traffic
 from swarm.plan import Plan
@@ -117,6 +118,7 @@ class Peer:
     _gone: asyncio.Event = field(default_factory=asyncio.Event)
     keepsake: Keepsake = field(kw_only=True)
     traffic: Traffic = field(kw_only=True)
+    reach: Reach = field(kw_only=True)
     observe: Callable[[Heartbeat], None] = field(default=lambda heartbeat: None, kw_only=True)
     """Hears what we tell our scheduler."""
 

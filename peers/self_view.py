@@ -47,6 +47,7 @@ class SelfView:
         reason: why it pauses.
         leader: the scheduler that it obeys; empty before the first.
         is_cut_off: whether that scheduler cannot be reached.
+        reached: how others reach this peer, as it was when it started, in a person's words.
         loading: what it gets ready, in a person's words.
         computed_tokens: since its start.
         sent_bytes, received_bytes: boundary tensors, state and messages since its start.
@@ -62,6 +63,7 @@ class SelfView:
     reason: str
     leader: str
     is_cut_off: bool
+    reached: str
     parts: tuple[Part, ...]
     loading: tuple[str, ...]
     computed_tokens: int
@@ -107,6 +109,7 @@ def as_lines(view: dict[str, Any]) -> list[tuple[str, str]]:
         ("line", f"{_mib(view['sent_bytes'])} up, {_mib(view['received_bytes'])} down"),
         ("today", f"{_mib(view['today_bytes'])} up and down"),
         ("scheduler", leader + (", which cannot be reached" if view["is_cut_off"] else "")),
+        ("reached", view["reached"]),
         ("waits for", f"{view['waiting_for']}, for {view['waiting_s']:.0f} s"),
     ]
     return rows

@@ -33,11 +33,13 @@ from swarm.exclusive import exclusive
 from swarm.identity import Identity
 from swarm.model.blueprint import layout
 from swarm.net.channel import Delivery, Reply
+from swarm.net.dialling import Dialler
 from swarm.net.directory import LIFETIME_S, Directory, expiry
 from swarm.net.endpoint import Endpoint
 from swarm.net.introduction import introduce
 from swarm.net.libp2p import Libp2pTransport, start_daemon
 from swarm.net.patience import until_reached
+from swarm.net.relay import Relay
 from swarm.net.shelf import Shelf
 from swarm.tasks import beside
 from swarm.wire.messages import AskLeader, FetchState, FollowLedger, LeaderRecord, LeaderSays, LedgerTail, ListState
@@ -61,6 +63,7 @@ class Wishes:
         planner: decides on plans.
         resume: go on with a run that has steps.
         standby: follow the scheduler that leads, until members elect us.
+        relay: carry other members' traffic to those that cannot be dialled.
     """
 
     min_hosts: int
@@ -69,6 +72,7 @@ class Wishes:
     planner: Planner
     resume: bool = False
     standby: bool = False
+    relay: bool = False
 
 
 @dataclass(slots=True)
@@ -316,7 +320,8 @@ async def opened(
         membership = Membership(found.fingerprint, found.admin_public_key)
         if found.invite is None:
             await asyncio.to_thread(_check_folder, run_dir, wishes)
-        start = partial(start_daemon, run_dir.scheduler_key, host, port, found.bootstrap)
+        relay = Relay() if wishes.relay else None
+        start = partial(start_daemon, run_dir.scheduler_key, host, port, found.bootstrap, relay=relay)
         say = partial(_tell_waiting, tell)
         was_here = run_dir.audit.exists()
         p2p = await (until_reached(start, say) if was_here else start())
@@ -336,7 +341,7 @@ async def opened(
             directory = await (until_reached(meet, say) if was_here else meet())
             async with _opened_office(run_dir, standing, identity, endpoint, directory, addresses, tell) as office:
                 _check_progress(run_dir, office.log, office.config.schedule.steps, wishes)
-                reception = Reception(office, standing.admin, membership)
+                reception = Reception(office, standing.admin, membership, Dialler(p2p, wishes.relay), relay)
                 checkpoint = OwnCheckpoint(run_dir, office.config, office.layout, office.shelf)
                 await endpoint.start()
                 yield Node(office, reception, checkpoint, wishes)

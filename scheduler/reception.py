@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 
 from scheduler.office import Office
 from scheduler.run_dir import make_certificate
-from swarm.admission import Membership, read_invite
+from swarm.admission import Invite, Membership, read_invite
 from swarm.errors import AdmissionError, InviteExpired, ProtocolError, RunMismatch
 from swarm.identity import Identity
 from swarm.net.channel import Delivery, Reply
+from swarm.net.dialling import Dialler
+from swarm.net.directory import LIFETIME_S
 from swarm.net.endpoint import Endpoint
 from swarm.net.probing import answer_probes
-from swarm.wire.messages import Ack, Admit, Admitted, Announce, PeerRecord
+from swarm.net.relay import Relay
+from swarm.wire.messages import Ack, Admit, Admitted, Announce, DialBack, PeerRecord
 
 
 @dataclass(slots=True)
@@ -23,13 +26,20 @@ class Reception:
     office: Office
     admin: Identity | None
     membership: Membership
+    dialler: Dialler
+    relay: Relay | None
     announced: dict[str, PeerRecord] = field(default_factory=dict)
+    _seen_at_s: dict[str, float] = field(default_factory=dict)
+    _relayed: frozenset[str] = frozenset()
 
     def open(self, endpoint: Endpoint) -> None:
         """Start answering."""
         endpoint.on_request(Admit, self._on_admit)
         endpoint.on_request(Announce, self._on_announce)
+        endpoint.on_request(DialBack, self._on_dial_back)
         answer_probes(endpoint, self._addresses_of)
+        if self.relay is not None:
+            self.relay.open(self.dialler.p2p, self._is_here)
 
     async def look(self) -> None:
         """Read the directory."""
@@ -45,6 +55,28 @@ class Reception:
                 self.office.tell({"event": "registered", "peer": peer, "roles": list(record.capabilities.roles)})
                 self.office.status.on_registered(peer, record.capabilities)
         self.office.roster.forget_absent(records.keys())
+        if self.relay is not None:
+            self._look_at(self.relay)
+
+    def _is_here(self, peer: str) -> bool:
+        """Whether a certificate was seen of late: on a stream to us, or in a record. A member may be starting anew."""
+        return peer in self.office.endpoint.members or peer in self._seen_at_s
+
+    def _look_at(self, relay: Relay) -> None:
+        now_s = time.monotonic()
+        here = self.office.endpoint.members | self.office.roster.announced.keys()
+        self._seen_at_s = {peer: at_s for peer, at_s in self._seen_at_s.items() if now_s - at_s < LIFETIME_S}
+        self._seen_at_s |= dict.fromkeys(here, now_s)
+        relay.keep(self._seen_at_s)
+        holders = relay.slots.holders(time.time())
+        for peer in sorted(holders - self._relayed):
+            self.office.tell({"event": "relayed", "peer": peer})
+        self._relayed = holders
+        self.office.status.relay = {
+            "peers": sorted(holders),
+            "num_carried": relay.num_carried,
+            "carried_bytes": relay.carried_bytes,
+        }
 
     async def _addresses_of(self, peer: str) -> tuple[str, ...]:
         facts = self.office.roster.announced.get(peer)
@@ -75,15 +107,7 @@ class Reception:
                 "this scheduler has no admin's key, so it admits nobody", "join at the run's other scheduler"
             )
         now_s = time.time()
-        invite = read_invite(delivery.message.invite, now_s)
-        if (
-            invite.fingerprint != self.office.config.fingerprint
-            or invite.admin_public_key != self.office.config.admin_public_key
-        ):
-            raise RunMismatch(
-                f"the invite is for run {invite.fingerprint[:12]}, this is run {self.office.config.fingerprint[:12]}",
-                "ask this run's admin for an invite",
-            )
+        invite = self._invite(delivery.message.invite, now_s)
         if not self.office.log.admit(invite.nonce, delivery.remote_id, invite.uses, now_s):
             raise InviteExpired(f"the invite's {invite.uses} uses are spent", "ask the run's admin for a new invite")
         self.office.tell({"event": "admitted", "peer": delivery.remote_id, "roles": list(invite.roles)})
@@ -92,3 +116,22 @@ class Reception:
             run_json=self.office.config.to_json(),
         )
         return Reply(reply, self.office.run_dir.tokenizer_json().encode())
+
+    async def _on_dial_back(self, delivery: Delivery) -> Reply:
+        """A stranger that may join is answered, too; its invite is not used up."""
+        assert isinstance(delivery.message, DialBack)
+        if not delivery.roles:
+            self._invite(delivery.message.invite, time.time())
+        return Reply(await self.dialler.dial(delivery.remote_id, delivery.message.port))
+
+    def _invite(self, text: str, now_s: float) -> Invite:
+        invite = read_invite(text, now_s)
+        if (
+            invite.fingerprint != self.office.config.fingerprint
+            or invite.admin_public_key != self.office.config.admin_public_key
+        ):
+            raise RunMismatch(
+                f"the invite is for run {invite.fingerprint[:12]}, this is run {self.office.config.fingerprint[:12]}",
+                "ask this run's admin for an invite",
+            )
+        return invite

@@ -40,6 +40,7 @@ class Status:
     started_at_s: float = 0.0
     checkpoint: str = ""
     waiting_for: tuple[str, ...] = ()
+    relay: dict[str, Any] | None = None
     _certificate: dict[str, Any] = field(default_factory=dict)
     _phase_s: dict[str, float] = field(default_factory=dict)
     _entered_s: float = 0.0
@@ -140,6 +141,7 @@ class Status:
             "checkpoint": self.checkpoint,
             "plan": None if self.plan is None else plan_json(self.plan),
             "first_plan": self._certificate,
+            "relay": self.relay,
             "peers": self._peers,
         }
 

@@ -44,6 +44,8 @@ def in_words(event: Mapping[str, Any]) -> str:
             return f"waiting for {event['for']}"
         case "registered":
             return f"{short(event['peer'])} is here as {' and '.join(event['roles'])}"
+        case "relayed":
+            return f"{short(event['peer'])} cannot be dialled, and is reached through the relay here"
         case "plan":
             stages = "; ".join(
                 f"layers {stage['layers'][0]}-{stage['layers'][1] - 1}: {', '.join(map(short, stage['replicas']))}"
@@ -123,6 +125,9 @@ def status_table(status: dict[str, Any], alerts: Sequence[str] = ()) -> list[Any
         headline += f" · {in_words(step)}"
     if status["waiting_for"]:
         headline += f" · waits for {', '.join(map(short, status['waiting_for']))}"
+    if status.get("relay"):
+        relay = status["relay"]
+        headline += f" · relays for {len(relay['peers'])} peers, {relay['carried_bytes'] / 1e6:,.0f} MB so far"
     table = Table("peer", "part", "state", "tokens", "waits for")
     for peer, facts in status["peers"].items():
         part = "none any more" if facts["state"] == "lost" else _part(status["plan"], peer)

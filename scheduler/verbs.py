@@ -69,6 +69,9 @@ _Dashboard = Annotated[
     str,
     typer.Option(help="Show the run to browsers at [HOST:]PORT; port 0 takes a free one. Needs a token off loopback."),
 ]
+_Relay = Annotated[
+    bool, typer.Option("--relay", help="Carry traffic to members behind routers that nobody can dial; members only.")
+]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
@@ -83,10 +86,11 @@ def scheduler(
     invites: _Invites = None,
     standby: _Standby = "",
     dashboard: _Dashboard = "",
+    relay: _Relay = False,
     json: _Json = False,
 ) -> None:
     """Run the admin's node: admit peers, plan, lead the steps, keep the audit log and the checkpoints."""
-    _serve(run_dir, standby, hosts, owners, stages, planner, host, port, invites, dashboard, json)
+    _serve(run_dir, standby, hosts, owners, stages, planner, host, port, invites, dashboard, relay, json)
 
 
 def resume(
@@ -99,10 +103,11 @@ def resume(
     port: _Port = 0,
     invites: _Invites = None,
     dashboard: _Dashboard = "",
+    relay: _Relay = False,
     json: _Json = False,
 ) -> None:
     """Go on with a run where it was, on any number of peers; they join again as they did."""
-    _serve(run_dir, "", hosts, owners, stages, planner, host, port, invites, dashboard, json, resume=True)
+    _serve(run_dir, "", hosts, owners, stages, planner, host, port, invites, dashboard, relay, json, resume=True)
 
 
 def _serve(
@@ -116,6 +121,7 @@ def _serve(
     port: int,
     invites: Path | None,
     dashboard_address: str,
+    relay: bool,
     json: bool,
     *,
     resume: bool = False,
@@ -139,7 +145,7 @@ def _serve(
     from scheduler.serving import serve
 
     plan = certified_plan if planner is Planning.best else uniform_plan
-    wishes = Wishes(hosts, owners, stages, plan, resume, bool(standby))
+    wishes = Wishes(hosts, owners, stages, plan, resume, bool(standby), relay)
     serve(folder, wishes, text, host, port, invites, dashboard_address, json)
 
 

@@ -146,6 +146,13 @@ class NotRunning(NetworkError):
     usually = "start it with `swarm join`, or name its folder with --state-dir"
 
 
+class NotReachable(NetworkError):
+    """A peer that others cannot dial: it is behind somebody's router or firewall, and no relay helps."""
+
+    code = "S206"
+    usually = "forward its port in the router and give it with --port, or ask the admin for a scheduler with --relay"
+
+
 class AdmissionError(SwarmError):
     """Not let in."""
 

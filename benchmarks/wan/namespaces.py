@@ -56,19 +56,19 @@ class Place:
         for where, device, mbit in ((self.space, "line", line.up_mbit), (self.hub, self.port, line.down_mbit)):
             if mbit:
                 shape = ["tbf", "rate", f"{mbit}mbit", "burst", str(_BURST_BYTES), "latency", f"{_QUEUE_MS}ms"]
-                _run("tc", "-n", where, "qdisc", "replace", "dev", device, "root", *shape)
+                run_tool("tc", "-n", where, "qdisc", "replace", "dev", device, "root", *shape)
 
     def lose(self, address: str) -> None:
         """From now on, what is sent from here to that address arrives nowhere, and nobody is told."""
-        _ip("-n", self.space, "neigh", "replace", address, "lladdr", _NOBODY, "dev", "line", "nud", "permanent")
+        ip("-n", self.space, "neigh", "replace", address, "lladdr", _NOBODY, "dev", "line", "nud", "permanent")
 
     def loses(self, address: str) -> bool:
         """Whether what is sent from here to that address is lost."""
-        return _NOBODY in _ip("-n", self.space, "neigh", "show", address)
+        return _NOBODY in ip("-n", self.space, "neigh", "show", address)
 
     def find(self, address: str) -> None:
         """It arrives again."""
-        _ip("-n", self.space, "neigh", "del", address, "dev", "line")
+        ip("-n", self.space, "neigh", "del", address, "dev", "line")
 
 
 @contextlib.contextmanager
@@ -85,9 +85,9 @@ def shaped(lines: Mapping[str, Line]) -> Iterator[dict[str, Place]]:
     hub = f"{prefix}-hub"
     spaces = {name: f"{prefix}-{number}" for number, name in enumerate(lines)}
     try:
-        _ip("netns", "add", hub)
-        _ip("-n", hub, "link", "add", "bridge", "type", "bridge")
-        _ip("-n", hub, "link", "set", "bridge", "up")
+        ip("netns", "add", hub)
+        ip("-n", hub, "link", "add", "bridge", "type", "bridge")
+        ip("-n", hub, "link", "set", "bridge", "up")
         places = {}
         for number, (name, line) in enumerate(lines.items()):
             places[name] = Place(f"{_SUBNET}.{number + 1}", spaces[name], hub, f"port{number}")
@@ -101,20 +101,20 @@ def shaped(lines: Mapping[str, Line]) -> Iterator[dict[str, Place]]:
 
 def _join(place: Place) -> None:
     space, hub, port = place.space, place.hub, place.port
-    _ip("netns", "add", space)
-    _ip("-n", hub, "link", "add", port, "type", "veth", "peer", "name", "line", "netns", space)
-    _ip("-n", hub, "link", "set", port, "master", "bridge")
-    _ip("-n", hub, "link", "set", port, "up")
-    _ip("-n", space, "addr", "add", f"{place.address}/24", "dev", "line")
-    _ip("-n", space, "link", "set", "line", "up")
-    _ip("-n", space, "link", "set", "lo", "up")
+    ip("netns", "add", space)
+    ip("-n", hub, "link", "add", port, "type", "veth", "peer", "name", "line", "netns", space)
+    ip("-n", hub, "link", "set", port, "master", "bridge")
+    ip("-n", hub, "link", "set", port, "up")
+    ip("-n", space, "addr", "add", f"{place.address}/24", "dev", "line")
+    ip("-n", space, "link", "set", "line", "up")
+    ip("-n", space, "link", "set", "lo", "up")
 
 
-def _ip(*arguments: str) -> str:
-    return _run("ip", *arguments)
+def ip(*arguments: str) -> str:
+    return run_tool("ip", *arguments)
 
 
-def _run(*command: str) -> str:
+def run_tool(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RunError(f"{' '.join(command)} failed: {done.stderr.strip()}", "see whether the kernel has it")

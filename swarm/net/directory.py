@@ -129,7 +129,8 @@ async def _bootstrap(node: DHTNode, initial_peers: Sequence[str]) -> None:
 def _peer_of(address: str) -> PeerID | None:
     """Whose address it is; None for one that says nothing: others may have announced anything."""
     try:
-        return PeerID.from_base58(Multiaddr(address)["p2p"])
+        peer = address.rpartition("/p2p/")[2]  # the last one: a relay's may stand before it
+        return PeerID.from_base58(Multiaddr(f"/p2p/{peer}")["p2p"])
     except (MultiaddrError, ValueError, LookupError):
         return None
 

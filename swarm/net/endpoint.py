@@ -24,10 +24,10 @@ from swarm.net.channel import (
 from swarm.net.deadlines import FIRST_S
 from swarm.net.transport import CONTROL, LANES, TENSORS, ByteStream, Transport
 from swarm.wire.frames import Frame, Sort
-from swarm.wire.messages import PROTOCOL_VERSION, Admit, Failure, Hello
+from swarm.wire.messages import PROTOCOL_VERSION, Admit, DialBack, Failure, Hello
 from swarm.wire.payloads import PayloadRules, check_payload
 
-_STRANGERS_MAY_SEND = (Admit,)
+_STRANGERS_MAY_SEND = (Admit, DialBack)
 
 FrameHandler = Callable[[Delivery], None]
 RequestHandler = Callable[[Delivery], Awaitable[Reply]]
@@ -61,6 +61,11 @@ class Endpoint:
     def peer_id(self) -> str:
         """Our own."""
         return self.transport.peer_id
+
+    @property
+    def members(self) -> frozenset[str]:
+        """Whoever has a stream to us now and has shown a certificate on it."""
+        return frozenset(peer for peer, _ in self._accepted)
 
     async def start(self) -> None:
         """Accept streams."""

@@ -14,26 +14,34 @@ from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from hivemind.p2p.p2p_daemon_bindings.utils import ControlFailure, P2PDaemonError
 
 from swarm.errors import DaemonFailed, PeerUnavailable, PortTaken
+from swarm.net.relay import Relay
 from swarm.net.traffic import PIECE_BYTES, Traffic
 from swarm.net.transport import CONTROL, ByteStream, StreamHandler
+from swarm.wire.circuit import HOP
 
 DAEMON_START_S = 60.0
 """hivemind's own 15 s is the most frequent complaint of its users: a busy machine needs longer."""
-
-RELAY = "/libp2p/circuit/relay/0.2.0/hop"
-"""Under which name strangers ask a daemon to relay; it would, whatever `use_relay` says."""
 
 _READER_BYTES = 1 << 20
 _ANSWER_S = 5.0
 
 
-async def start_daemon(identity_path: Path, host: str, port: int, initial_peers: Sequence[str]) -> P2P:
-    """Start the daemon with our identity, listening on TCP only and relaying for nobody.
+async def start_daemon(
+    identity_path: Path,
+    host: str,
+    port: int,
+    initial_peers: Sequence[str],
+    announce: Sequence[str] = (),
+    relay: Relay | None = None,
+) -> P2P:
+    """Start the daemon with our identity, listening on TCP only.
 
     Args:
         identity_path: the key file of `swarm.identity`.
         host, port: to listen on; port 0 lets the system choose.
         initial_peers: multiaddresses to connect to first.
+        announce: multiaddresses that others are told; where the daemon listens if empty.
+        relay: ours, not open yet; without one nobody is relayed for.
 
     Raises:
         PortTaken: another process listens there.
@@ -47,14 +55,16 @@ async def start_daemon(identity_path: Path, host: str, port: int, initial_peers:
             initial_peers=list(initial_peers) or None,
             identity_path=str(identity_path),
             host_maddrs=[f"/ip4/{host}/tcp/{port}"],
+            announce_maddrs=list(announce) or None,
             startup_timeout=DAEMON_START_S,
             check_if_identity_free=False,
             auto_nat=False,
             nat_port_map=False,
             use_relay=False,
-            force_reachability="private",  # or libp2p may start a relay again, in place of our refusal
+            force_reachability="private",  # or libp2p may start a relay again, in place of ours
         )
-        await p2p.add_binary_stream_handler(RELAY, _relay_nothing)
+        # The daemon's own relay serves whoever comes, whatever `use_relay` says.
+        await p2p.add_binary_stream_handler(HOP, (relay or Relay()).serve)
         return p2p
     except (P2PDaemonError, ControlFailure) as error:
         words = str(error).strip() or type(error).__name__
@@ -65,22 +75,19 @@ async def start_daemon(identity_path: Path, host: str, port: int, initial_peers:
         raise DaemonFailed(f"the libp2p daemon did not start ({words})", "check the address and free memory") from None
 
 
-async def _relay_nothing(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.transport.abort()
-
-
-async def answers(addresses: Sequence[str]) -> bool:
+async def answers(addresses: Sequence[str], patience_s: float = _ANSWER_S) -> bool:
     """Whether a daemon with the key that an address names is at one of them now: asked by a nameless daemon.
 
     Args:
         addresses: multiaddresses that end in the peer's id.
+        patience_s: for starting that daemon and its dialling together.
     """
     try:
         p2p = await P2P.create(
             initial_peers=list(addresses),
             dht_mode="client",
             no_listen=True,
-            startup_timeout=_ANSWER_S,
+            startup_timeout=patience_s,
             auto_nat=False,
             nat_port_map=False,
             use_relay=False,

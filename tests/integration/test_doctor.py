@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,16 @@ from peers.doctor import examine
 from peers.findings import Finding, exit_status
 from scheduler.new_run import create
 from scheduler.run_dir import RunDir, make_invite
+from swarm.admission import Membership, read_invite
 from swarm.config import NodeConfig
+from swarm.errors import SwarmError
+from swarm.identity import Identity
 from swarm.local.fleet import Program
+from swarm.net.endpoint import Endpoint
+from swarm.net.libp2p import Libp2pTransport, start_daemon
+from swarm.net.reach import port_of
 from swarm.toml_text import to_toml
+from swarm.wire.messages import DialBack, DialledBack
 from tests.support.swarms import run_values
 
 pytestmark = pytest.mark.usefixtures("warm_starts")
@@ -100,3 +108,29 @@ def test_what_is_wrong_has_its_number_and_the_others_are_looked_at_all_the_same(
     assert found["daemon"]["code"] == "S201"
     assert status == 13
     assert all(each["remedy"] for each in found.values() if each["verdict"] == "bad")
+
+
+@pytest.mark.timeout(200)
+def test_a_stranger_is_dialled_where_it_is_seen_if_it_shows_an_invite(invite: str, tmp_path: Path) -> None:
+    read = read_invite(invite, time.time())
+    scheduler = read.bootstrap[0].rpartition("/p2p/")[2]
+    Identity.generate().save(tmp_path / "key")
+
+    async def ask() -> None:
+        p2p = await start_daemon(tmp_path / "key", "127.0.0.1", 0, read.bootstrap)
+        membership = Membership(read.fingerprint, read.admin_public_key)
+        endpoint = Endpoint(Libp2pTransport(p2p), membership, read.fingerprint)
+        try:
+            port = port_of(str(address) for address in await p2p.get_visible_maddrs())
+            with socket.socket() as nobody:
+                nobody.bind(("127.0.0.1", 0))
+                for asked, is_reached in ((port, True), (nobody.getsockname()[1], False)):
+                    question = DialBack(port=asked, invite=invite)
+                    reply, _ = await endpoint.request(scheduler, question, deadline_s=LIMIT_S)
+                    assert reply == DialledBack(seen_at="127.0.0.1", reached=is_reached, relays=False)
+            with pytest.raises(SwarmError, match="S301"):
+                await endpoint.request(scheduler, DialBack(port=port, invite=""), deadline_s=LIMIT_S)
+        finally:
+            await endpoint.close()
+
+    uvloop.run(ask())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import swarm.admission
 import swarm.plan
 from swarm.wire import codec
-from swarm.wire.messages import MAX_ROUTE, BoundaryTensor, Capabilities, Heartbeat, Holding, Link
+from swarm.wire.messages import MAX_ROUTE, BoundaryTensor, Capabilities, DialBack, DialledBack, Heartbeat, Holding, Link
 
 KINDS = codec.registered()
 
@@ -56,6 +56,10 @@ def message_of(cls: type) -> st.SearchStrategy[Any]:
         kinds = {name: rate for name in names if name.endswith("bytes_per_s")}
         kinds |= {name: seconds for name in names if name.endswith(("_seconds", "round_trip_s"))}
         return st.builds(cls, **fields | kinds)
+    if cls is DialBack:
+        return st.builds(cls, **fields | {"port": st.integers(1, 2**16 - 1)})
+    if cls is DialledBack:
+        return st.builds(cls, **fields | {"seen_at": st.just("") | st.ip_addresses().map(str)})
     if cls is Holding:
         return _holdings(fields)
     if cls is swarm.admission.Invite:

@@ -29,6 +29,8 @@ from swarm.wire.messages.meeting import (
     Announce,
     AssignPlan,
     Capabilities,
+    DialBack,
+    DialledBack,
     Failure,
     Heartbeat,
     Hello,
@@ -84,7 +86,7 @@ from swarm.wire.messages.step import (
     StepClosed,
 )
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 
 __all__ = [
     "Ack",
@@ -104,6 +106,8 @@ __all__ = [
     "CloseStep",
     "CommitStep",
     "Denied",
+    "DialBack",
+    "DialledBack",
     "Failure",
     "FetchState",
     "FollowLedger",

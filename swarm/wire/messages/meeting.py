@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from dataclasses import dataclass
 
@@ -162,6 +163,44 @@ class Known:
     def __post_init__(self) -> None:
         if not math.isfinite(self.time_s):
             raise ValueError(f"time_s is {self.time_s}")
+
+
+@message(102)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DialBack:
+    """Dial me where you see me: can I be reached from outside?
+
+    Attributes:
+        port: that the asking peer listens on.
+        invite: of a stranger that may join; empty from a member.
+    """
+
+    port: int
+    invite: str
+
+    def __post_init__(self) -> None:
+        if not 0 < self.port < 1 << 16:
+            raise ValueError(f"port is {self.port}")
+
+
+@message(103)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DialledBack:
+    """What came of it.
+
+    Attributes:
+        seen_at: the IP address that the asking peer's connection comes from; empty where it is not known.
+        reached: it answered there, at its port, with its key.
+        relays: who answers is a relay for members.
+    """
+
+    seen_at: str
+    reached: bool
+    relays: bool
+
+    def __post_init__(self) -> None:
+        if self.seen_at:
+            ipaddress.ip_address(self.seen_at)
 
 
 @message(21)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from peers.findings import Finding, exit_status, judge_addresses, missing
+from peers.findings import Finding, exit_status, judge_addresses, judge_reach, missing
 from swarm.errors import ClockOff
+from swarm.net.reach import Reach
 
 HOME, PUBLIC, HERE = "/ip4/192.168.1.7/tcp/4001/p2p/a", "/ip4/8.8.8.8/tcp/4001/p2p/b", "/ip4/127.0.0.1/tcp/4001/p2p/c"
 
@@ -42,3 +43,16 @@ def test_addresses_tell_who_can_dial_us(ours: Sequence[str], others: Sequence[st
     found = judge_addresses(ours, others)
     assert found.verdict == verdict
     assert bool(found.remedy) == (verdict != "good")
+
+
+def test_what_members_found_that_dialled_us() -> None:
+    assert judge_reach(Reach(None)) is None
+    for reach, verdict, code in (
+        (Reach(True, "8.8.8.8"), "good", ""),
+        (Reach(False, "8.8.8.8", "12D3KooWrelay"), "good", ""),
+        (Reach(False, "8.8.8.8"), "bad", "S206"),
+    ):
+        found = judge_reach(reach)
+        assert found is not None
+        assert (found.verdict, found.code) == (verdict, code)
+        assert "8.8.8.8" in found.text

@@ -39,6 +39,7 @@ def test_it_reads_as_a_person_would_ask() -> None:
         reason="somebody at this machine asked for it",
         leader="12D3KooWleader",
         is_cut_off=False,
+        reached="dialled at 8.8.8.8",
         parts=(Part("layers 0-1", 12, 0.5),),
         loading=(),
         computed_tokens=4096,
@@ -56,4 +57,5 @@ def test_it_reads_as_a_person_would_ask() -> None:
     assert lines["work"] == "128 microbatches, 4,096 tokens"
     assert lines["line"] == "3.0 MiB up, 0.5 MiB down"
     assert lines["today"] == "5.0 MiB up and down"
+    assert lines["reached"] == "dialled at 8.8.8.8"
     assert lines["waits for"] == "activations and gradients, for 1 s"
