@@ -35,7 +35,7 @@ CONTEXT_TOKENS, SEQUENCES = 64, 12
 TRAINING_SHARE = 0.9
 SPEED_SHAPE = (4, 256, 1024)
 SPEED_REPEATS = 15
-NAMES = {"int8": "int8", "int4": "four_bit", "bf16": "bf16"}
+NAMES = {"int8": "int8", "int4": "four_bit", "bf16": "bf16", "spectral": "spectral"}
 
 QUICK = {"steps": 20, "seeds": 1}
 
