@@ -39,6 +39,7 @@ from swarm.net.introduction import introduce
 from swarm.net.libp2p import Libp2pTransport, start_daemon
 from swarm.net.patience import until_reached
 from swarm.net.shelf import Shelf
+from swarm.net.signpost import Signpost
 from swarm.tasks import beside
 from swarm.wire.messages import AskLeader, FetchState, FollowLedger, LeaderRecord, LeaderSays, ListState
 from swarm.wire.payloads import PayloadRules
@@ -88,6 +89,7 @@ class Node:
     reception: Reception
     checkpoint: OwnCheckpoint
     wishes: Wishes
+    signpost: Signpost
     _ballot: Ballot = field(default_factory=Ballot)
     _conductor: Conductor | None = None
     _standbys: dict[str, _Standby] = field(default_factory=dict)
@@ -277,6 +279,7 @@ class Node:
         status = self.office.status
         while True:
             await asyncio.sleep(_STATUS_S)
+            status.term = 0 if self._conductor is None else self._conductor.term
             await asyncio.to_thread(status.save)
             if self._conductor is not None and status.started_at_s:
                 self.office.tell(status.progress())
@@ -330,8 +333,10 @@ async def opened(
                 _check_progress(run_dir, office.log, office.config.schedule.steps, wishes)
                 reception = Reception(office, standing.admin, membership)
                 checkpoint = OwnCheckpoint(run_dir, office.config, office.layout, office.shelf)
+                signpost = Signpost()
+                await signpost.open(p2p)
                 await endpoint.start()
-                yield Node(office, reception, checkpoint, wishes)
+                yield Node(office, reception, checkpoint, wishes, signpost)
             await directory.close()
         finally:
             await endpoint.close()

@@ -147,6 +147,18 @@ def make_invite(
     return write_invite(admin, invite)
 
 
+def scheduler_certificate(run_dir: RunDir, config: RunConfig, peer: str) -> bytes:
+    """Of the run's own scheduler: made with the admin's key where it is here, else what another scheduler gave us.
+
+    Raises:
+        ConfigError: the admin's key is damaged or another run's.
+        OSError: there is neither.
+    """
+    if run_dir.admin_key.exists():
+        return make_certificate(config, run_dir.load_admin(config), peer, ("scheduler",))
+    return run_dir.certificate.read_bytes()
+
+
 def make_certificate(config: RunConfig, admin: Identity, peer: str, roles: tuple[str, ...]) -> bytes:
     """A certificate of membership for one peer."""
     body = Certificate(

@@ -69,6 +69,14 @@ _Dashboard = Annotated[
     str,
     typer.Option(help="Show the run to browsers at [HOST:]PORT; port 0 takes a free one. Needs a token off loopback."),
 ]
+_Monitor = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65535,
+        help="TCP port of the announcements for `swarm watch`. By default a free one, and none on loopback.",
+    ),
+]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
@@ -83,10 +91,11 @@ def scheduler(
     invites: _Invites = None,
     standby: _Standby = "",
     dashboard: _Dashboard = "",
+    monitor: _Monitor = None,
     json: _Json = False,
 ) -> None:
     """Run the admin's node: admit peers, plan, lead the steps, keep the audit log and the checkpoints."""
-    _serve(run_dir, standby, hosts, owners, stages, planner, host, port, invites, dashboard, json)
+    _serve(run_dir, standby, hosts, owners, stages, planner, host, port, invites, dashboard, monitor, json)
 
 
 def resume(
@@ -99,10 +108,11 @@ def resume(
     port: _Port = 0,
     invites: _Invites = None,
     dashboard: _Dashboard = "",
+    monitor: _Monitor = None,
     json: _Json = False,
 ) -> None:
     """Go on with a run where it was, on any number of peers; they join again as they did."""
-    _serve(run_dir, "", hosts, owners, stages, planner, host, port, invites, dashboard, json, resume=True)
+    _serve(run_dir, "", hosts, owners, stages, planner, host, port, invites, dashboard, monitor, json, resume=True)
 
 
 def _serve(
@@ -116,6 +126,7 @@ def _serve(
     port: int,
     invites: Path | None,
     dashboard_address: str,
+    monitor: int | None,
     json: bool,
     *,
     resume: bool = False,
@@ -140,7 +151,7 @@ def _serve(
 
     plan = certified_plan if planner is Planning.best else uniform_plan
     wishes = Wishes(hosts, owners, stages, plan, resume, bool(standby))
-    serve(folder, wishes, text, host, port, invites, dashboard_address, json)
+    serve(folder, wishes, text, host, port, invites, dashboard_address, monitor, json)
 
 
 def status(

@@ -56,6 +56,11 @@ class RunFolder:
         found = {"run": self.config.name, "fingerprint": self.config.fingerprint} | self._status
         return view(found, self._events, self._ledger, self.config.schedule.steps, time.time())
 
+    @property
+    def plan(self) -> dict[str, Any] | None:
+        """The plan as the status file had it at the last look."""
+        return self._status.get("plan")
+
     def _read_status(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             written = self.run_dir.status.stat().st_mtime_ns

@@ -3,6 +3,7 @@
 Numbers are for ever: a changed message gets a new number and PROTOCOL_VERSION goes up.
 """
 
+from swarm.wire.messages.announcements import MetricsAnnounced, PlanAnnounced, RunAnnounced, StageAnnounced
 from swarm.wire.messages.leadership import (
     AskLeader,
     AskRecord,
@@ -131,12 +132,14 @@ __all__ = [
     "MAX_RANK",
     "MAX_ROUTE",
     "MayLeave",
+    "MetricsAnnounced",
     "MicrobatchDone",
     "Orders",
     "PROTOCOL_VERSION",
     "PartInfo",
     "PeerRecord",
     "PeersLost",
+    "PlanAnnounced",
     "PrepareGroup",
     "RecordEntry",
     "RecordFound",
@@ -147,8 +150,10 @@ __all__ = [
     "RoundFailed",
     "RoundKey",
     "RoundReduced",
+    "RunAnnounced",
     "RunFinished",
     "SpeedProbe",
+    "StageAnnounced",
     "StartOver",
     "StateChunk",
     "StateList",
