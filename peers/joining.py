@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
+from peers.finding import Way
 from peers.joined import Joined
 from peers.keepsake import Keepsake
 from peers.peer import Peer, Say
@@ -55,8 +56,10 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
         keepsake = Keepsake(node.state_dir / f"run-{invite.fingerprint[:16]}")
         bootstrap = tuple(dict.fromkeys((*invite.bootstrap, *keepsake.addresses())))
         is_member = keepsake.admission(invite.fingerprint) is not None
-        start = partial(start_daemon, identity_path, node.listen_host, node.listen_port, bootstrap)
-        p2p = await (until_reached(start, say) if is_member else start())
+        start = partial(start_daemon, identity_path, node.listen_host, node.listen_port)
+        way = Way(invite, bootstrap, start, say)
+        p2p = await (until_reached(way.daemon, say) if is_member else way.daemon())
+        invite, bootstrap = way.invite, way.bootstrap
         traffic = Traffic()
         transport = Libp2pTransport(p2p, traffic)
         membership = Membership(invite.fingerprint, invite.admin_public_key)

@@ -44,7 +44,7 @@ def serve(
         host, port: to listen on.
         invites: the folder for invites; None for the run's.
         dashboard: the address of the dashboard's server; none where it is empty.
-        monitor: the port of the announcements for `swarm watch`; None: any, and none where only this machine could hear.
+        monitor: the port of announcements for `swarm watch`; None: any, and none where only this machine could hear.
         json: tell events as JSON lines.
 
     Raises:

@@ -10,7 +10,6 @@ from rich.table import Table
 
 from swarm.words import duration, short
 
-
 _PEER_ID = re.compile(r"\b12D3KooW[1-9A-HJ-NP-Za-km-z]{44}\b")
 
 

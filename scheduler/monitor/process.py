@@ -18,10 +18,11 @@ from scheduler.run_dir import RunDir, scheduler_certificate
 from swarm.admission import seal
 from swarm.identity import Identity
 from swarm.monitor.gossip import Gossip, opened
-from swarm.net.lan import Announced, MulticastError
+from swarm.net.lan import LAN_REFUSED, Announced
 from swarm.wire.messages import RunAnnounced
 
 _LOOK_S = 1.0
+_LAST_WORDS, _LAST_WORDS_APART_S = 3, 0.5
 _PLAN_AGAIN_S = 5.0
 """Whoever came late knows the plan after this."""
 
@@ -58,7 +59,7 @@ async def announce(run_dir: RunDir, host: str, port: int, tell: Tell) -> None:
                     async for _ in signals:
                         break
                 nursery.cancel_scope.cancel()
-            await herald.look()
+            await herald.part()
 
 
 def _places(ours: tuple[str, ...], bootstrap: tuple[str, ...]) -> Iterator[str]:
@@ -73,7 +74,7 @@ def _on_lan(fingerprint: str, peer_id: str, host: str, tell: Tell) -> Iterator[A
     """None where multicast does not work: then only the LAN does not hear of us."""
     try:
         lan = Announced(fingerprint, peer_id, [] if host == "0.0.0.0" else [host])  # noqa: S104 - compared, not bound
-    except (OSError, MulticastError) as error:
+    except LAN_REFUSED as error:
         tell({"event": "warning", "problem": f"the run is not announced on the local network ({error})"})
         yield None
         return
@@ -98,6 +99,12 @@ class _Herald:
         while True:
             await self.look()
             await trio.sleep(_LOOK_S)
+
+    async def part(self) -> None:
+        """Last words, several times: what is published last may still be in a queue when the host ends."""
+        for _ in range(_LAST_WORDS):
+            await self.look()
+            await trio.sleep(_LAST_WORDS_APART_S)
 
     async def look(self) -> None:
         """Once."""

@@ -52,9 +52,11 @@ class Feed:
 
     def _judge(self, data: bytes, now_s: float) -> Verdict:
         found = announced(self.membership, data, now_s)
-        if found is None or isinstance(found[0], RunAnnounced):
+        if found is None:
             return "forged"
         body, signer = found
+        if isinstance(body, RunAnnounced):  # it belongs elsewhere
+            return "forged"
         if not abs(now_s - body.sent_at_s) <= LATE_S:
             return "late"
         key = signer, type(body)

@@ -22,6 +22,8 @@ from swarm.announcing import LENGTH_BYTES, MAX_BYTES, SIGNPOST
 from swarm.errors import PeerUnavailable, PortTaken
 
 _GOSSIPSUB = TProtocol("/meshsub/1.1.0")
+MOST_WATCHERS = 256
+"""Each hears the scheduler's monitor itself: a publisher takes nothing from others, so no forgery spreads."""
 _HEARTBEAT_S = 1
 _READY_S = 30.0
 _CALL_S = 15.0
@@ -110,7 +112,9 @@ async def opened(fingerprint: str, listen: Sequence[str] = ("/ip4/127.0.0.1/tcp/
     """
     addresses = [Multiaddr(each) for each in listen]
     host = new_host(key_pair=create_new_key_pair(), listen_addrs=addresses)
-    router = GossipSub([_GOSSIPSUB], degree=6, degree_low=4, degree_high=12, heartbeat_interval=_HEARTBEAT_S)
+    router = GossipSub(
+        [_GOSSIPSUB], degree=MOST_WATCHERS, degree_low=1, degree_high=MOST_WATCHERS, heartbeat_interval=_HEARTBEAT_S
+    )
     pubsub = Pubsub(host, router)
     async with contextlib.AsyncExitStack() as stack:
         try:

@@ -71,7 +71,7 @@ async def _connected(invite: Invite, gossip: Gossip, membership: Membership) -> 
         if not problem:
             return ""
     look = partial(lan.found, membership, invite.fingerprint)
-    for place in await trio.to_thread.run_sync(look, abandon_on_cancel=True):
+    for place in await trio.to_thread.run_sync(look):
         if not await _reached(gossip, place):
             return ""
     return problem

@@ -1,6 +1,6 @@
 """Finding a run on the local network by multicast DNS: its scheduler announces addresses, sealed.
 
-py-libp2p's own mDNS announces the addresses of one host under a random name: no run, no seal, and nothing of the daemon's.
+py-libp2p's own mDNS announces the addresses of one host under a random name: no run, no seal, nothing of the daemon.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from zeroconf import IPVersion, ServiceBrowser, ServiceInfo, ServiceStateChange, Zeroconf
-from zeroconf import Error as MulticastError
+from zeroconf import Error, IPVersion, ServiceBrowser, ServiceInfo, ServiceStateChange, Zeroconf
 
 from swarm.admission import Membership
 from swarm.announcing import announced
 from swarm.wire.messages import RunAnnounced
 
+LAN_REFUSED = (OSError, Error)
+"""No network, or one without multicast."""
 SERVICE = "_swarm-run._tcp.local."
 LOOK_S = 3.0
 """Whoever is there answers within a second; a busy machine takes longer."""
@@ -90,7 +91,7 @@ def found(membership: Membership, fingerprint: str, look_s: float = LOOK_S) -> t
             heard[name] = genuine[0]
             is_heard.set()
 
-    with contextlib.suppress(OSError, MulticastError):
+    with contextlib.suppress(*LAN_REFUSED):
         zeroconf = _opened(())
         try:
             ServiceBrowser(zeroconf, SERVICE, handlers=[notice])
