@@ -23,10 +23,10 @@ def watch(
 
     from swarm.admission import read_invite
     from swarm.monitor.showing import JsonLines, Lines, Picture
-    from swarm.monitor.watching import watch as follow
+    from swarm.monitor.watching import watch_until_stopped
 
     path = Path(invite)
     text = path.read_text(encoding="utf-8") if len(invite) < _LONGEST_PATH and path.is_file() else invite
     show = JsonLines() if json else Lines() if plain or not sys.stdout.isatty() else Picture()
     with show:
-        trio.run(follow, read_invite(text, time.time()), show.notice)
+        trio.run(watch_until_stopped, read_invite(text, time.time()), show.notice)

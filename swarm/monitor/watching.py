@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from functools import partial
@@ -41,6 +42,20 @@ async def watch(invite: Invite, notice: Notice) -> None:
                     notice(feed, "")
                     if feed.metrics is not None and feed.metrics.phase == _ENDED:
                         break
+            nursery.cancel_scope.cancel()
+
+
+async def watch_until_stopped(invite: Invite, notice: Notice) -> None:
+    """As `watch`, until SIGTERM or Ctrl+C."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def stop() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop)
+            await watch(invite, notice)
             nursery.cancel_scope.cancel()
 
 
