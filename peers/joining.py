@@ -18,7 +18,7 @@ from swarm.config import NodeConfig
 from swarm.data.shards import Shard
 from swarm.data.tokenizer import load_tokenizer
 from swarm.durable import keeping
-from swarm.errors import InviteInvalid
+from swarm.errors import InviteInvalid, ProtocolError
 from swarm.exclusive import exclusive
 from swarm.identity import Identity
 from swarm.model.blueprint import layout
@@ -63,6 +63,9 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
         traffic = Traffic()
         transport = Libp2pTransport(p2p, traffic)
         membership = Membership(invite.fingerprint, invite.admin_public_key)
+        if kept := keepsake.revoked():
+            with contextlib.suppress(ProtocolError):  # damaged: a scheduler hands it on again
+                membership.revoke(kept)
         endpoint = Endpoint(transport, membership, invite.fingerprint)
         compute = Compute(node.threads)
         try:

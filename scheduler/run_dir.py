@@ -5,6 +5,7 @@ tokenizer.json   only where the run has one of its own
 admin.key        signs invites and certificates; keep a copy elsewhere
 scheduler.key    this scheduler's identity
 certificate      of a standby without the admin's key
+revoked          members that the admin sent away, sealed
 plan             the newest plan, sealed: whose votes count in an election
 address          the scheduler's addresses while it runs, one a line
 invites/         one invite a role, made when the scheduler starts
@@ -61,6 +62,10 @@ class RunDir:
     @property
     def plan(self) -> Path:
         return self.root / "plan"
+
+    @property
+    def revoked(self) -> Path:
+        return self.root / "revoked"
 
     @property
     def address(self) -> Path:

@@ -68,6 +68,8 @@ def in_words(event: Mapping[str, Any]) -> str:
             return f"step {event['step'] + 1} is {event['phase']} for {duration(event['since_s'])}, waiting for {who}"
         case "lost":
             return f"lost {short(event['peer'])} in step {event['step']}: {event['problem']}"
+        case "revoked":
+            return f"the admin revoked the membership of {short(event['peer'])}"
         case "leaving":
             return f"{short(event['peer'])} wants to leave; it works until a step is committed without it"
         case "left":

@@ -38,6 +38,7 @@ from swarm.wire.messages.meeting import (
     LeaderRecord,
     Link,
     PeerRecord,
+    Revoke,
     SpeedProbe,
     WantProbe,
 )
@@ -85,7 +86,7 @@ from swarm.wire.messages.step import (
     StepClosed,
 )
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 
 __all__ = [
     "Ack",
@@ -147,6 +148,7 @@ __all__ = [
     "ReopenStep",
     "ReplayWork",
     "Reports",
+    "Revoke",
     "RoundFailed",
     "RoundKey",
     "RoundReduced",
