@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,9 +53,7 @@ async def announce(run_dir: RunDir, host: str, port: int, tell: Tell) -> None:
             herald = _Herald(folder, identity, certificate, gossip)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(herald.run)
-                with _on_lan(folder.config.fingerprint, identity.peer_id, host, tell) as lan:
-                    if lan is not None:
-                        await trio.to_thread.run_sync(lan.say, sealed, bootstrap[0])
+                async with _on_lan(folder.config.fingerprint, identity.peer_id, host, sealed, bootstrap[0], tell):
                     async for _ in signals:
                         break
                 nursery.cancel_scope.cancel()
@@ -69,19 +67,19 @@ def _places(ours: tuple[str, ...], bootstrap: tuple[str, ...]) -> Iterator[str]:
         yield f"/ip4/{ip}/tcp/{port}/p2p/{peer}"
 
 
-@contextlib.contextmanager
-def _on_lan(fingerprint: str, peer_id: str, host: str, tell: Tell) -> Iterator[Announced | None]:
-    """None where multicast does not work: then only the LAN does not hear of us."""
-    try:
-        lan = Announced(fingerprint, peer_id, [] if host == "0.0.0.0" else [host])  # noqa: S104 - compared, not bound
-    except LAN_REFUSED as error:
-        tell({"event": "warning", "problem": f"the run is not announced on the local network ({error})"})
-        yield None
-        return
-    try:
-        yield lan
-    finally:
-        lan.close()
+@contextlib.asynccontextmanager
+async def _on_lan(
+    fingerprint: str, peer_id: str, host: str, sealed: bytes, address: str, tell: Tell
+) -> AsyncIterator[None]:
+    """Where multicast does not work, only the LAN does not hear of us."""
+    interfaces = [] if host == "0.0.0.0" else [host]  # noqa: S104 - compared, not bound
+    with contextlib.ExitStack() as stack:
+        try:
+            lan = stack.enter_context(contextlib.closing(Announced(fingerprint, peer_id, interfaces)))
+            await trio.to_thread.run_sync(lan.say, sealed, address)
+        except LAN_REFUSED as error:
+            tell({"event": "warning", "problem": f"the run is not announced on the local network ({error})"})
+        yield
 
 
 @dataclass(slots=True)
