@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from swarm.admission import Certificate, Membership, seal
 from swarm.identity import Identity
-from swarm.monitor.display import as_json, line
+from swarm.monitor.display import as_json, line, panel
 from swarm.monitor.feed import LATE_S, Feed
 from swarm.wire.messages import MetricsAnnounced, PlanAnnounced, RunAnnounced, StageAnnounced
 from tests.support.runs import Run, heartbeat
@@ -130,3 +132,19 @@ def test_a_leader_that_was_replaced_is_not_heard(run: Run, feed: Feed) -> None:
     assert feed.take(new.metrics(NOW_S - 5, step=2, term=2), NOW_S) == "taken", "clocks differ a little"
     assert feed.take(old.metrics(NOW_S + 1, term=1), NOW_S + 1) == "repeated"
     assert feed.metrics == replace(feed.metrics, term=2, step=2)  # type: ignore[type-var]
+
+
+def test_the_picture_says_what_is_announced_and_what_is_not(run: Run, feed: Feed) -> None:
+    def shown(problem: str, now_s: float) -> str:
+        console = Console(width=120, file=io.StringIO(), record=True)
+        console.print(panel(feed, problem, now_s))
+        return console.export_text()
+
+    assert "nobody answers" in shown("nobody answers", NOW_S)
+    scheduler = Scheduler(run)
+    for data in (scheduler.plan(NOW_S), scheduler.metrics(NOW_S), b"forged"):
+        feed.take(data, NOW_S)
+    picture = shown("", NOW_S + 1)
+    for words in ("run test", "3 of 10", "2.5000", "300 tokens so far", "gap 10.0%", "1 forged"):
+        assert words in picture
+    assert "nothing heard for 40 s" in shown("", NOW_S + 40)
