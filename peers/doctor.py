@@ -21,6 +21,7 @@ from swarm.errors import SwarmError
 from swarm.exclusive import exclusive
 from swarm.identity import Identity
 from swarm.model.blueprint import layout
+from swarm.net import lan
 from swarm.net.admitting import Admission
 from swarm.net.clocks import check_gaps
 from swarm.net.dialling import find_reach
@@ -127,7 +128,7 @@ async def _network(
     if invite is None:
         return
     reached = [address for address in invite.bootstrap if await answers([address])]
-    yield _reach(invite, reached)
+    yield await _reach(invite, reached)
     yield await _dialled(node, invite, invite_text, admission, reached) or judge_addresses(ours, invite.bootstrap)
     if reached:
         yield await _clock(node, invite, admission, reached)
@@ -144,10 +145,15 @@ async def _daemon(node: NodeConfig, initial_peers: Sequence[str]) -> AsyncIterat
         await p2p.shutdown()
 
 
-def _reach(invite: Invite, reached: list[str]) -> Finding:
+async def _reach(invite: Invite, reached: list[str]) -> Finding:
     text = f"{len(reached)} of the {len(invite.bootstrap)} addresses in the invite answer"
     if not reached:
         text = f"none of the addresses in the invite answers: {', '.join(invite.bootstrap)}"
+        membership = Membership(invite.fingerprint, invite.admin_public_key)
+        places = await asyncio.to_thread(lan.found, membership, invite.fingerprint)
+        heard = [address for place in places for address in place.bootstrap]
+        if any([await answers([address]) for address in heard]):
+            return Finding("run", "warning", f"{text}; the local network has it at {', '.join(heard)}", "S203", "join")
         return Finding("run", "bad", text, "S203", "check the network and firewalls, and ask the admin whether it runs")
     return Finding("run", "good", text)
 

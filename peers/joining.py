@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hivemind.p2p import P2P
 
+from peers.finding import Way
 from peers.joined import Joined
 from peers.keepsake import Keepsake
 from peers.peer import Peer, Say
@@ -19,7 +20,7 @@ from swarm.config import NodeConfig
 from swarm.data.shards import Shard
 from swarm.data.tokenizer import load_tokenizer
 from swarm.durable import keeping
-from swarm.errors import InviteInvalid
+from swarm.errors import InviteInvalid, ProtocolError
 from swarm.exclusive import exclusive
 from swarm.identity import Identity
 from swarm.model.blueprint import layout
@@ -60,15 +61,20 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
         keepsake = Keepsake(node.state_dir / f"run-{invite.fingerprint[:16]}")
         bootstrap = tuple(dict.fromkeys((*invite.bootstrap, *keepsake.addresses())))
         is_member = keepsake.admission(invite.fingerprint) is not None
+        start = partial(start_daemon, identity_path, node.listen_host, node.listen_port)
+        way = Way(invite, bootstrap, start, say)
+        p2p = await (until_reached(way.daemon, say) if is_member else way.daemon())
+        invite, bootstrap = way.invite, way.bootstrap
         traffic = Traffic()
         membership = Membership(invite.fingerprint, invite.admin_public_key)
+        if kept := keepsake.revoked():
+            with contextlib.suppress(ProtocolError):  # damaged: a scheduler hands it on again
+                membership.revoke(kept)
 
-        async def connected(port: int, announce: tuple[str, ...] = ()) -> tuple[P2P, Endpoint]:
-            start = partial(start_daemon, identity_path, node.listen_host, port, bootstrap, announce)
-            p2p = await (until_reached(start, say) if is_member else start())
-            return p2p, Endpoint(Libp2pTransport(p2p, traffic), membership, invite.fingerprint)
+        def endpoint_on(p2p: P2P) -> Endpoint:
+            return Endpoint(Libp2pTransport(p2p, traffic), membership, invite.fingerprint)
 
-        p2p, endpoint = await connected(node.listen_port)
+        endpoint = endpoint_on(p2p)
         compute = Compute(node.threads)
         try:
             admission = keepsake.admission(invite.fingerprint)
@@ -81,12 +87,14 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
             if reach.is_reached is False:
                 say(in_words(reach))
             if reach.relay:
-                await reserve(
-                    p2p, reach.relay
-                )  # before anybody hears of it: who is refused once does not dial for seconds
+                # Before anybody hears of it: who is refused once does not dial for seconds.
+                await reserve(p2p, reach.relay)
                 await endpoint.close()
+                announce = announced_behind(ours, reach.relay, bootstrap)
+                again = partial(start_daemon, identity_path, node.listen_host, port_of(ours), bootstrap, announce)
                 is_member = True  # whose certificate is at hand: it waits where the relay is gone for a moment
-                p2p, endpoint = await connected(port_of(ours), announced_behind(ours, reach.relay, bootstrap))
+                p2p = await until_reached(again, say)
+                endpoint = endpoint_on(p2p)
             roles = unseal(admission.certificate, Certificate)[0].roles
             joined = Joined(invite, identity, admission.certificate, roles, admission.config, admission.tokenizer)
             config = joined.config

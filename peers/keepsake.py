@@ -29,6 +29,7 @@ class Keepsake:
         self._run = folder / "run.json"
         self._tokenizer = folder / "tokenizer.json"
         self._addresses = folder / "addresses.json"
+        self._revoked = folder / "revoked"
 
     def admission(self, fingerprint: str) -> Admission | None:
         """What we were admitted with; None where that is not here, or damaged: an invite brings it again."""
@@ -52,6 +53,15 @@ class Keepsake:
         ):
             with keeping(path) as file:
                 file.write(content)
+
+    def revoked(self) -> bytes:
+        """The newest list of members that the admin sent away, sealed; empty where there is none."""
+        return self._revoked.read_bytes() if self._revoked.exists() else b""
+
+    def keep_revoked(self, sealed: bytes) -> None:
+        """Put it on the disk."""
+        with keeping(self._revoked) as file:
+            file.write(sealed)
 
     def addresses(self) -> tuple[str, ...]:
         """Of members that were there last, schedulers first."""

@@ -58,6 +58,7 @@ from swarm.wire.messages import (
     Orders,
     Regroup,
     Reports,
+    Revoke,
     RunFinished,
 )
 
@@ -287,6 +288,7 @@ class Peer:
 
     def _serve(self) -> None:
         self.endpoint.on_request(Claim, self._granting.on_claim, role="scheduler")
+        self.endpoint.on_request(Revoke, self._on_revoke, role="scheduler")
         self.endpoint.on_request(AskRecord, self._on_ask_record, role="scheduler")
         self.endpoint.on_request(Orders, self._on_orders, role="scheduler")
         self.endpoint.on_request(HopFailed, self._on_hop_failed, role="host")
@@ -295,6 +297,14 @@ class Peer:
         answer_probes(self.endpoint, self._presence.addresses_of)
         for kind in (Activation, BoundaryGradient):
             self.endpoint.on_frame(kind, self._on_tensor)
+
+    async def _on_revoke(self, delivery: Delivery) -> Reply:
+        assert isinstance(delivery.message, Revoke)
+        sealed = delivery.message.sealed
+        new = self.endpoint.membership.revoke(sealed)
+        await asyncio.to_thread(self.keepsake.keep_revoked, sealed)
+        self.endpoint.drop(new)
+        return Reply(Ack())
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from swarm.net.channel import Delivery, Reply
 from swarm.net.outbox import unpack
 from swarm.plan import Plan
 from swarm.tasks import beside
+from swarm.wire import codec
 from swarm.wire.messages import (
     Ack,
     AssignPlan,
@@ -47,6 +49,7 @@ from swarm.wire.messages import (
     Leaving,
     MayLeave,
     MicrobatchDone,
+    Orders,
     Reports,
     RoundFailed,
     RoundReduced,
@@ -60,6 +63,7 @@ from swarm.wire.messages import (
 _LOOK_S = 0.5
 """How often peers that announced themselves are asked to obey, before the first plan."""
 _LATE_LOOK_S = 2.0
+_FAREWELL_S = 5.0
 
 
 @dataclass(slots=True)
@@ -358,6 +362,14 @@ class Conductor:
         self._superseded_by = problem
         self._superseded.set()
         self._events.put_nowait(lambda: [Regroup(problem, -1)])
+
+    async def expel(self, peer: str) -> None:
+        """The admin sent it away: it is told, while it still may be, and no plan counts on it any more."""
+        farewell = RunFinished(term=self.term, problem="the admin revoked this peer's membership")
+        with contextlib.suppress(SwarmError):
+            order = Orders(items=(codec.encode(farewell),))
+            await self.office.endpoint.request(peer, order, deadline_s=_FAREWELL_S)
+        self._on_lost(peer, "the admin revoked its membership")
 
     def _on_lost(self, peer: str, problem: str, away_s: float = 0.0) -> None:
         leader = self._leader

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from swarm.run_files import older
+
 MOST_BYTES = 64 << 20
 """Then the file becomes the older one, and the one that was older goes."""
 _PASSING = "progress"
@@ -45,8 +47,3 @@ class EventLog:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def older(path: Path) -> Path:
-    """The file before the one that is written."""
-    return path.with_name(f"{path.stem}-before{path.suffix}")

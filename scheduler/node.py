@@ -23,12 +23,13 @@ from scheduler.office import Office
 from scheduler.own_checkpoint import OwnCheckpoint
 from scheduler.plan_changes import PlanChanges, Planner
 from scheduler.reception import Reception
+from scheduler.revoking import Revocations
 from scheduler.run_dir import RunDir
 from scheduler.standing import Standing, credentials, take_part
 from scheduler.status import Event, Status
 from scheduler.survey import Survey, survey
 from swarm.admission import Membership
-from swarm.errors import RunError, Superseded, SwarmError
+from swarm.errors import ProtocolError, RunError, Superseded, SwarmError
 from swarm.exclusive import exclusive
 from swarm.identity import Identity
 from swarm.model.blueprint import layout
@@ -41,8 +42,18 @@ from swarm.net.libp2p import Libp2pTransport, start_daemon
 from swarm.net.patience import until_reached
 from swarm.net.relay import Relay
 from swarm.net.shelf import Shelf
+from swarm.net.signpost import Signpost
 from swarm.tasks import beside
-from swarm.wire.messages import AskLeader, FetchState, FollowLedger, LeaderRecord, LeaderSays, LedgerTail, ListState
+from swarm.wire.messages import (
+    AskLeader,
+    FetchState,
+    FollowLedger,
+    LeaderRecord,
+    LeaderSays,
+    LedgerTail,
+    ListState,
+    Revoke,
+)
 from swarm.wire.payloads import PayloadRules
 
 _STATUS_S = 1.0
@@ -92,6 +103,8 @@ class Node:
     reception: Reception
     checkpoint: OwnCheckpoint
     wishes: Wishes
+    signpost: Signpost
+    revocations: Revocations
     _ballot: Ballot = field(default_factory=Ballot)
     _conductor: Conductor | None = None
     _standbys: dict[str, _Standby] = field(default_factory=dict)
@@ -110,7 +123,13 @@ class Node:
         self._serve()
         problem = "the scheduler was stopped"
         try:
-            await beside(self._lead_or_follow(), self._announce(), self._keep_status(), self._keep_looking())
+            await beside(
+                self._lead_or_follow(),
+                self._announce(),
+                self._keep_status(),
+                self._keep_looking(),
+                self._keep_revoking(),
+            )
             self.office.status.phase = "finished"
             problem = ""
         except SwarmError as error:
@@ -206,6 +225,7 @@ class Node:
         self.reception.open(endpoint)
         endpoint.on_request(AskLeader, self._on_ask_leader)
         endpoint.on_request(FollowLedger, self._on_follow, role="scheduler")
+        endpoint.on_request(Revoke, self.revocations.on_revoke, role="scheduler")
         endpoint.on_request(ListState, self.office.shelf.list)
         endpoint.on_request(FetchState, self.office.shelf.fetch)
 
@@ -289,9 +309,29 @@ class Node:
         status = self.office.status
         while True:
             await asyncio.sleep(_STATUS_S)
+            status.term = 0 if self._conductor is None else self._conductor.term
             await asyncio.to_thread(status.save)
             if self._conductor is not None and status.started_at_s:
                 self.office.tell(status.progress())
+
+    async def _keep_revoking(self) -> None:
+        """Whom the admin sends away leaves plans and connections, here and at every member."""
+        office = self.office
+        while True:
+            try:
+                new = await asyncio.to_thread(self.revocations.look)
+            except ProtocolError as error:
+                office.warn(f"{office.run_dir.revoked}: {error.problem}")
+                new = frozenset()
+            conductor = self._conductor
+            for peer in new:
+                office.tell({"event": "revoked", "peer": peer})
+                if conductor is not None:
+                    await conductor.expel(peer)
+            office.endpoint.drop(new)
+            if conductor is not None:
+                await self.revocations.spread(office.endpoint, {*office.roster.announced, *self._standbys})
+            await asyncio.sleep(_STATUS_S)
 
     async def _keep_looking(self) -> None:
         while True:
@@ -318,6 +358,8 @@ async def opened(
     with exclusive(run_dir.root, "stop it; a run's folder has one scheduler"):
         identity = Identity.load_or_create(run_dir.scheduler_key)
         membership = Membership(found.fingerprint, found.admin_public_key)
+        revocations = Revocations(run_dir, membership)
+        revocations.look()
         if found.invite is None:
             await asyncio.to_thread(_check_folder, run_dir, wishes)
         relay = Relay() if wishes.relay else None
@@ -343,8 +385,10 @@ async def opened(
                 _check_progress(run_dir, office.log, office.config.schedule.steps, wishes)
                 reception = Reception(office, standing.admin, membership, Dialler(p2p, wishes.relay), relay)
                 checkpoint = OwnCheckpoint(run_dir, office.config, office.layout, office.shelf)
+                signpost = Signpost()
+                await signpost.open(p2p)
                 await endpoint.start()
-                yield Node(office, reception, checkpoint, wishes)
+                yield Node(office, reception, checkpoint, wishes, signpost, revocations)
             await directory.close()
         finally:
             await endpoint.close()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from scheduler.office import Office
 from scheduler.run_dir import make_certificate
 from swarm.admission import Invite, Membership, read_invite
-from swarm.errors import AdmissionError, InviteExpired, ProtocolError, RunMismatch
+from swarm.errors import AdmissionError, InviteExpired, NotAMember, ProtocolError, RunMismatch
 from swarm.identity import Identity
 from swarm.net.channel import Delivery, Reply
 from swarm.net.dialling import Dialler
@@ -85,6 +85,8 @@ class Reception:
     def _still_valid(self) -> dict[str, PeerRecord]:
         now_s = time.time()
         self.announced = {peer: record for peer, record in self.announced.items() if record.expires_at_s > now_s}
+        for peer in self.membership.revoked:
+            self.announced.pop(peer, None)
         return self.announced
 
     async def _on_announce(self, delivery: Delivery) -> Reply:
@@ -108,6 +110,8 @@ class Reception:
             )
         now_s = time.time()
         invite = self._invite(delivery.message.invite, now_s)
+        if delivery.remote_id in self.membership.revoked:
+            raise NotAMember("the admin revoked the membership of this peer", "ask the run's admin")
         if not self.office.log.admit(invite.nonce, delivery.remote_id, invite.uses, now_s):
             raise InviteExpired(f"the invite's {invite.uses} uses are spent", "ask the run's admin for a new invite")
         self.office.tell({"event": "admitted", "peer": delivery.remote_id, "roles": list(invite.roles)})

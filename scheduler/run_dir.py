@@ -5,6 +5,7 @@ tokenizer.json   only where the run has one of its own
 admin.key        signs invites and certificates; keep a copy elsewhere
 scheduler.key    this scheduler's identity
 certificate      of a standby without the admin's key
+revoked          members that the admin sent away, sealed
 plan             the newest plan, sealed: whose votes count in an election
 address          the scheduler's addresses while it runs, one a line
 invites/         one invite a role, made when the scheduler starts
@@ -61,6 +62,10 @@ class RunDir:
     @property
     def plan(self) -> Path:
         return self.root / "plan"
+
+    @property
+    def revoked(self) -> Path:
+        return self.root / "revoked"
 
     @property
     def address(self) -> Path:
@@ -145,6 +150,18 @@ def make_invite(
         bootstrap=bootstrap,
     )
     return write_invite(admin, invite)
+
+
+def scheduler_certificate(run_dir: RunDir, config: RunConfig, peer: str) -> bytes:
+    """Of the run's own scheduler: made with the admin's key where it is here, else what another scheduler gave us.
+
+    Raises:
+        ConfigError: the admin's key is damaged or another run's.
+        OSError: there is neither.
+    """
+    if run_dir.admin_key.exists():
+        return make_certificate(config, run_dir.load_admin(config), peer, ("scheduler",))
+    return run_dir.certificate.read_bytes()
 
 
 def make_certificate(config: RunConfig, admin: Identity, peer: str, roles: tuple[str, ...]) -> bytes:

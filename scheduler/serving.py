@@ -7,7 +7,8 @@ from typing import Any
 
 import uvloop
 
-from scheduler.dashboard.child import Dashboard
+from scheduler.companion import Companion
+from scheduler.dashboard.door import is_local
 from scheduler.event_log import EventLog
 from scheduler.node import Node, Wishes, opened
 from scheduler.run_dir import RunDir, make_invite
@@ -26,7 +27,15 @@ _SLOW_STEP_S = 3.0
 
 
 def serve(
-    folder: RunDir, wishes: Wishes, invite: str, host: str, port: int, invites: Path | None, dashboard: str, json: bool
+    folder: RunDir,
+    wishes: Wishes,
+    invite: str,
+    host: str,
+    port: int,
+    invites: Path | None,
+    dashboard: str,
+    monitor: int | None,
+    json: bool,
 ) -> None:
     """Run a scheduler until the run is finished, or somebody stops it.
 
@@ -35,6 +44,7 @@ def serve(
         host, port: to listen on.
         invites: the folder for invites; None for the run's.
         dashboard: the address of the dashboard's server; none where it is empty.
+        monitor: the port of announcements for `swarm watch`; None: any, and none where only this machine could hear.
         json: tell events as JSON lines.
 
     Raises:
@@ -57,7 +67,17 @@ def serve(
                 file.write("\n".join(addresses).encode())
             paths = _write_invites(node, invites or folder.invites)
             tell({"event": "listening", "addresses": list(addresses), "invites": paths})
-            async with Dashboard(folder.root, dashboard, tell):
+
+            def tell_monitor(event: dict[str, Any]) -> None:
+                node.signpost.sealed = bytes.fromhex(event.pop("sealed", "")) or node.signpost.sealed
+                tell(event)
+
+            pages = ("-m", "scheduler.dashboard", str(folder.root), dashboard) if dashboard else ()
+            gossip = () if monitor is None and is_local(host) else (str(folder.root), host, str(monitor or 0))
+            async with (
+                Companion("dashboard", pages, tell),
+                Companion("monitor", ("-m", "scheduler.monitor", *gossip) if gossip else (), tell_monitor),
+            ):
                 await node.run()
             tell({"event": "finished", "checkpoint": node.office.status.checkpoint})
 

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from dataclasses import dataclass
 
-from scheduler.run_dir import RunDir, make_certificate
+from scheduler.run_dir import RunDir, scheduler_certificate
 from swarm.admission import Certificate, Invite, read_invite, unseal
 from swarm.config import RunConfig
 from swarm.durable import keeping
@@ -80,7 +80,7 @@ async def take_part(run_dir: RunDir, found: Credentials, identity: Identity, end
     if run_dir.admin_key.exists() or found.invite is None:
         config = run_dir.load_config()
         admin = run_dir.load_admin(config)
-        return Standing(config, admin, make_certificate(config, admin, identity.peer_id, ("scheduler",)))
+        return Standing(config, admin, scheduler_certificate(run_dir, config, identity.peer_id))
     if not run_dir.certificate.exists():
         _keep(run_dir, await admitted(found.invite, found.invite_text, endpoint))
     certificate = run_dir.certificate.read_bytes()

@@ -30,11 +30,13 @@ class Status:
 
     Args:
         scheduler: our peer id.
+        term: that we lead; 0 while we do not.
     """
 
     path: Path
     config: RunConfig
     scheduler: str = ""
+    term: int = 0
     phase: str = "starting"
     plan: Plan | None = None
     started_at_s: float = 0.0
@@ -134,6 +136,7 @@ class Status:
             "run": self.config.name,
             "fingerprint": self.config.fingerprint,
             "scheduler": self.scheduler,
+            "term": self.term,
             "phase": self.phase,
             "waiting_for": list(self.waiting_for),
             "written_at_s": time.time(),

@@ -8,11 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-
-def short(peer: str) -> str:
-    """A peer id as people can tell it apart."""
-    return peer[-6:]
-
+from swarm.words import duration, short
 
 _PEER_ID = re.compile(r"\b12D3KooW[1-9A-HJ-NP-Za-km-z]{44}\b")
 
@@ -25,13 +21,6 @@ def peers_in(words: str) -> list[str]:
 def shortened(words: str) -> str:
     """A text with its peer ids as people can tell them apart."""
     return _PEER_ID.sub(lambda found: short(found.group()), words)
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, as few as needed."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def in_words(event: Mapping[str, Any]) -> str:
@@ -81,6 +70,8 @@ def in_words(event: Mapping[str, Any]) -> str:
             return f"step {event['step'] + 1} is {event['phase']} for {duration(event['since_s'])}, waiting for {who}"
         case "lost":
             return f"lost {short(event['peer'])} in step {event['step']}: {event['problem']}"
+        case "revoked":
+            return f"the admin revoked the membership of {short(event['peer'])}"
         case "leaving":
             return f"{short(event['peer'])} wants to leave; it works until a step is committed without it"
         case "left":
@@ -90,6 +81,8 @@ def in_words(event: Mapping[str, Any]) -> str:
         case "dashboard":
             key = f"; its token is in {event['token_file']}" if event["token_file"] else ""
             return f"dashboard at {event['url']}{key}"
+        case "monitor":
+            return f"announcing the run at {', '.join(event['addresses'])}; `swarm watch INVITE` shows it"
         case "standby":
             return f"scheduler {short(event['peer'])} stands by"
         case "following":

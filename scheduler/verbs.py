@@ -72,6 +72,14 @@ _Dashboard = Annotated[
 _Relay = Annotated[
     bool, typer.Option("--relay", help="Carry traffic to members behind routers that nobody can dial; members only.")
 ]
+_Monitor = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65535,
+        help="TCP port of the announcements for `swarm watch`. By default a free one, and none on loopback.",
+    ),
+]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
@@ -86,11 +94,12 @@ def scheduler(
     invites: _Invites = None,
     standby: _Standby = "",
     dashboard: _Dashboard = "",
+    monitor: _Monitor = None,
     relay: _Relay = False,
     json: _Json = False,
 ) -> None:
     """Run the admin's node: admit peers, plan, lead the steps, keep the audit log and the checkpoints."""
-    _serve(run_dir, standby, hosts, owners, stages, planner, host, port, invites, dashboard, relay, json)
+    _serve(run_dir, standby, hosts, owners, stages, planner, host, port, invites, dashboard, monitor, relay, json)
 
 
 def resume(
@@ -103,11 +112,14 @@ def resume(
     port: _Port = 0,
     invites: _Invites = None,
     dashboard: _Dashboard = "",
+    monitor: _Monitor = None,
     relay: _Relay = False,
     json: _Json = False,
 ) -> None:
     """Go on with a run where it was, on any number of peers; they join again as they did."""
-    _serve(run_dir, "", hosts, owners, stages, planner, host, port, invites, dashboard, relay, json, resume=True)
+    _serve(
+        run_dir, "", hosts, owners, stages, planner, host, port, invites, dashboard, monitor, relay, json, resume=True
+    )
 
 
 def _serve(
@@ -121,6 +133,7 @@ def _serve(
     port: int,
     invites: Path | None,
     dashboard_address: str,
+    monitor: int | None,
     relay: bool,
     json: bool,
     *,
@@ -146,7 +159,7 @@ def _serve(
 
     plan = certified_plan if planner is Planning.best else uniform_plan
     wishes = Wishes(hosts, owners, stages, plan, resume, bool(standby), relay)
-    serve(folder, wishes, text, host, port, invites, dashboard_address, json)
+    serve(folder, wishes, text, host, port, invites, dashboard_address, monitor, json)
 
 
 def status(

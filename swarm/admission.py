@@ -64,6 +64,15 @@ class Certificate:
     expires_at_s: float
 
 
+@message(105)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revoked:
+    """The admin sent these peers away, for good: whatever list somebody shows later, none of them comes back."""
+
+    fingerprint: str
+    peers: tuple[str, ...]
+
+
 _REMEMBERED = 4096
 _REMEMBERED_BYTES = 8192
 """Larger ones are rare, and would fill memory."""
@@ -148,12 +157,34 @@ class Membership:
     def __init__(self, fingerprint: str, admin_public_key: str) -> None:
         self._fingerprint = fingerprint
         self._admin = peer_id_of(admin_public_key)
+        self._revoked: frozenset[str] = frozenset()
+
+    @property
+    def revoked(self) -> frozenset[str]:
+        """Peers whose certificates count no more."""
+        return self._revoked
+
+    def revoke(self, sealed: bytes) -> frozenset[str]:
+        """Take in a list that the admin sealed; lists add up, so an old one that is shown again changes nothing.
+
+        Returns:
+            The peers that were not revoked before.
+
+        Raises:
+            ProtocolError: it is not this run's admin's.
+        """
+        body, signer = unseal(sealed, Revoked)
+        if signer != self._admin or body.fingerprint != self._fingerprint:
+            raise ProtocolError("a list of revoked members is not this run's admin's", "drop that peer")
+        new = frozenset(body.peers) - self._revoked
+        self._revoked |= new
+        return new
 
     def check(self, certificate: bytes, peer_id: str, now_s: float) -> Certificate:
         """Admit `peer_id`, which libp2p authenticated, by its certificate.
 
         Raises:
-            NotAMember: no certificate, a forged or expired one, or somebody else's.
+            NotAMember: no certificate, a forged or expired one, or somebody else's; or the admin revoked it.
             RunMismatch: a certificate of another run.
         """
         if not certificate:
@@ -169,6 +200,8 @@ class Membership:
             )
         if signer != self._admin or body.peer_id != peer_id:
             raise NotAMember(f"{peer_id} shows a certificate that is not its own", "join with an invite")
+        if peer_id in self._revoked:
+            raise NotAMember(f"the admin revoked the membership of {peer_id}", "ask the run's admin")
         if body.expires_at_s < now_s:
             raise NotAMember(f"the certificate of {peer_id} has expired", "join again with a new invite")
         return body

@@ -8,7 +8,7 @@ from typing import Literal
 
 from scheduler.dashboard.view import View
 from scheduler.rating import TOLERANCE
-from scheduler.text import duration
+from swarm.words import duration
 
 WIDE_GAP = 0.10
 """Of the bound that the plan may be missing: more is told."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scheduler.dashboard.history import History
+from swarm.run_files import StepRow
 
 MOST_EVENTS = 300
 """Shown; all of them are in the run's folder."""
@@ -90,19 +91,6 @@ class Contribution:
     owned: int = 0
     owned_tokens: int = 0
     last_step: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class StepRow:
-    """A committed step as the ledger has it; `step` counts from 0."""
-
-    step: int
-    term: int
-    plan: int
-    tokens: int
-    loss_sum: float
-    grad_norm: float
-    committed_at_s: float
 
 
 @dataclass(slots=True)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from scheduler.dashboard.books import EventBook, LedgerBook, StepRow
+from scheduler.dashboard.books import EventBook, LedgerBook
 from scheduler.dashboard.view import View, view
-from scheduler.event_log import older
 from scheduler.run_dir import RunDir
+from swarm.run_files import Tail, opened_ledger, steps_of
 
 _NONE = -1
 _STEPS_A_READ = 2000
@@ -40,7 +38,7 @@ class RunFolder:
         self.run_dir = run_dir
         self.config = run_dir.load_config()
         self._events = EventBook()
-        self._tail = _Tail(run_dir.events)
+        self._tail = Tail(run_dir.events)
         self._ledger = LedgerBook()
         self._ledger_file = _NONE
         self._status: dict[str, Any] = {}
@@ -55,6 +53,11 @@ class RunFolder:
             self._read_ledger()
         found = {"run": self.config.name, "fingerprint": self.config.fingerprint} | self._status
         return view(found, self._events, self._ledger, self.config.schedule.steps, time.time())
+
+    @property
+    def plan(self) -> dict[str, Any] | None:
+        """The plan as the status file had it at the last look."""
+        return self._status.get("plan")
 
     def _read_status(self) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -77,13 +80,9 @@ class RunFolder:
         """Some more steps; whether there may be others."""
         book = self._ledger
         first = book.num_steps
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        with opened_ledger(path) as connection:
             connection.execute("BEGIN")  # one state of the file for all of it
-            query = (
-                "SELECT step, term, plan, tokens, loss_sum, grad_norm, committed_at_s FROM steps "
-                "WHERE step >= ? ORDER BY step LIMIT ?"
-            )
-            steps = [StepRow(*row) for row in connection.execute(query, (first, _STEPS_A_READ))]
+            steps = steps_of(connection, first, _STEPS_A_READ)
             if not steps:
                 return False
             done = {
@@ -95,47 +94,3 @@ class RunFolder:
             for peer, microbatches, tokens, last_step in rows:
                 book.take_work(peer, kind, microbatches, tokens, last_step)
         return len(steps) == _STEPS_A_READ
-
-
-class _Tail:
-    """Whole lines of a file that grows and is replaced when it is long."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = _NONE
-        self._offset = 0
-
-    def read(self) -> Iterator[dict[str, Any]]:
-        """Events since the last time, the oldest first."""
-        with contextlib.ExitStack() as opened:
-            # In this order, so that one that is replaced meanwhile is there as the older one.
-            newest, before = _opened(opened, self._path), _opened(opened, older(self._path))
-            if before is not None and self._file in (_NONE, _number(before)):
-                yield from self._rest(before)
-            if newest is not None:
-                yield from self._rest(newest)
-
-    def _rest(self, lines: IO[bytes]) -> Iterator[dict[str, Any]]:
-        if _number(lines) != self._file:
-            self._file, self._offset = _number(lines), 0
-        lines.seek(self._offset)
-        for line in lines:
-            if not line.endswith(b"\n"):
-                break
-            self._offset += len(line)
-            with contextlib.suppress(ValueError):
-                event = json.loads(line)
-                if isinstance(event, dict) and "event" in event:
-                    yield event
-
-
-def _opened(stack: contextlib.ExitStack, path: Path) -> IO[bytes] | None:
-    try:
-        return stack.enter_context(path.open("rb"))
-    except OSError:
-        return None
-
-
-def _number(file: IO[bytes]) -> int:
-    """That tells files apart, whatever their names."""
-    return os.fstat(file.fileno()).st_ino

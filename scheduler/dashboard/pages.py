@@ -12,7 +12,7 @@ from scheduler.dashboard.elements import Chart, Table, link, section, set_classe
 from scheduler.dashboard.lanes import Lanes
 from scheduler.dashboard.theme import style_sheet
 from scheduler.dashboard.view import View
-from scheduler.text import duration, short
+from swarm.words import duration, short
 
 _EVERY_S = 1.0
 _NOTHING = "-"

@@ -8,7 +8,7 @@ from typing import Any
 
 from scheduler.dashboard.view import EventLine, Link, PeerView, View
 from scheduler.dashboard.words import clock, mbit, milliseconds
-from scheduler.text import short
+from swarm.words import short
 
 MOST_ROWS = 500
 """In a browser; `swarm status --json` has all."""

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from scheduler.dashboard.books import Contribution, EventBook, LedgerBook
 from scheduler.dashboard.history import Point
-from scheduler.text import in_words, peers_in, short, shortened
+from scheduler.text import in_words, peers_in, shortened
+from swarm.words import short
 
 SILENT_S = 10.0
 """The scheduler rewrites its status every second; one that has not for so long does not run."""
@@ -19,7 +20,7 @@ Condition = Literal["works", "waits", "stands by", "leaving", "left", "paused", 
 _LATE_STEPS = 2.0
 """A step that takes as long as so many before it waits for somebody in particular."""
 _LATE_S = 1.0
-_OWN_BUSINESS = ("listening", "dashboard")
+_OWN_BUSINESS = ("listening", "dashboard", "monitor")
 """Where the scheduler's files and addresses are is for whoever started it."""
 _ALIKE = 1.01
 """Stages whose rates differ by less are bottlenecks alike."""
@@ -119,6 +120,7 @@ class View:
 
     Attributes:
         scheduler: its peer id.
+        term: that it leads; 0 where it does not.
         is_silent: the scheduler does not run, and the run is not finished.
         age_s: of what the scheduler wrote last.
         step_s: of the last steps, on average.
@@ -132,6 +134,7 @@ class View:
     run: str
     fingerprint: str
     scheduler: str
+    term: int
     phase: str
     is_silent: bool
     age_s: float
@@ -205,6 +208,7 @@ def view(status: Mapping[str, Any], events: EventBook, ledger: LedgerBook, steps
         run=str(status.get("run", "")),
         fingerprint=str(status.get("fingerprint", "")),
         scheduler=str(status.get("scheduler", "")),
+        term=int(status.get("term", 0)),
         phase=phase,
         is_silent=bool(status) and phase != "finished" and age_s > SILENT_S,
         age_s=age_s,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from scheduler.dashboard.view import PeerView, View
-from scheduler.text import duration
+from swarm.words import duration
 
 _PHASES = {
     "open": "computing",

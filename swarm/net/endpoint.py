@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -78,6 +78,16 @@ class Endpoint:
         self.rules = rules
         for channel in self._channels.values():
             channel.abort()
+
+    def drop(self, peers: Iterable[str]) -> None:
+        """These are members no more: what is open between us ends, and nothing new is opened."""
+        gone = set(peers)
+        for (peer, _), channel in self._channels.items():
+            if peer in gone:
+                channel.abort()
+        for (peer, _), stream in self._accepted.items():
+            if peer in gone:
+                stream.abort()
 
     async def close(self) -> None:
         """Drop every channel."""

@@ -20,6 +20,10 @@ class Ended:
     status: int
     errors: str
 
+    def succeeded(self) -> None:
+        """Check that it ended well."""
+        assert self.status == 0, self.errors
+
     def failed_with(self, code: str) -> str:
         """Check that it ended with one numbered sentence and the status that belongs to it; returns the sentence."""
         assert "Traceback" not in self.errors, self.errors

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from scheduler.dashboard.books import EventBook, LedgerBook, StepRow
+from scheduler.dashboard.books import EventBook, LedgerBook
 from scheduler.dashboard.view import View, view
+from swarm.run_files import StepRow
 
 NOW_S = 1000.0
 STEPS = 100

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm.admission import Certificate, Invite, read_invite, seal, unseal, write_invite
+from swarm.admission import Certificate, Invite, Membership, Revoked, read_invite, seal, unseal, write_invite
 from swarm.errors import AdmissionError, InviteExpired, InviteInvalid, NotAMember, ProtocolError, RunMismatch
 from swarm.identity import Identity
 from swarm.wire import codec
@@ -203,3 +203,32 @@ def test_no_bytes_are_a_certificate(certificate: bytes) -> None:
 
 def test_an_invite_is_what_its_type_says() -> None:
     assert isinstance(unseal(seal(RUN.admin, RUN.invite()), Invite)[0], Invite)
+
+
+def test_a_revoked_member_is_refused_whatever_is_shown_later() -> None:
+    run = Run()
+    good, bad, other = (Identity.generate() for _ in range(3))
+    membership = Membership(run.config.fingerprint, run.admin.public_key)
+    certificates = {
+        each.peer_id: seal(
+            run.admin,
+            Certificate(
+                fingerprint=run.config.fingerprint, peer_id=each.peer_id, roles=("host",), expires_at_s=time.time() + 60
+            ),
+        )
+        for each in (good, bad, other)
+    }
+
+    def revoked(*peers: Identity, by: Identity = run.admin, fingerprint: str = run.config.fingerprint) -> bytes:
+        return seal(by, Revoked(fingerprint=fingerprint, peers=tuple(each.peer_id for each in peers)))
+
+    assert membership.revoke(revoked(bad)) == {bad.peer_id}
+    for forged in (revoked(good, by=bad), revoked(good, fingerprint="another"), b"", certificates[good.peer_id]):
+        with pytest.raises(ProtocolError):
+            membership.revoke(forged)
+    assert membership.revoke(revoked(other)) == {other.peer_id}, "lists add up"
+    assert membership.revoke(revoked()) == frozenset(), "an old list changes nothing"
+    for each in (bad, other):
+        with pytest.raises(NotAMember, match="revoked"):
+            membership.check(certificates[each.peer_id], each.peer_id, time.time())
+    assert membership.check(certificates[good.peer_id], good.peer_id, time.time()).roles == ("host",)

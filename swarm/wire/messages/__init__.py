@@ -3,6 +3,7 @@
 Numbers are for ever: a changed message gets a new number and PROTOCOL_VERSION goes up.
 """
 
+from swarm.wire.messages.announcements import MetricsAnnounced, PlanAnnounced, RunAnnounced, StageAnnounced
 from swarm.wire.messages.leadership import (
     AskLeader,
     AskRecord,
@@ -39,6 +40,7 @@ from swarm.wire.messages.meeting import (
     LeaderRecord,
     Link,
     PeerRecord,
+    Revoke,
     SpeedProbe,
     WantProbe,
 )
@@ -135,12 +137,14 @@ __all__ = [
     "MAX_RANK",
     "MAX_ROUTE",
     "MayLeave",
+    "MetricsAnnounced",
     "MicrobatchDone",
     "Orders",
     "PROTOCOL_VERSION",
     "PartInfo",
     "PeerRecord",
     "PeersLost",
+    "PlanAnnounced",
     "PrepareGroup",
     "RecordEntry",
     "RecordFound",
@@ -148,11 +152,14 @@ __all__ = [
     "ReopenStep",
     "ReplayWork",
     "Reports",
+    "Revoke",
     "RoundFailed",
     "RoundKey",
     "RoundReduced",
+    "RunAnnounced",
     "RunFinished",
     "SpeedProbe",
+    "StageAnnounced",
     "StartOver",
     "StateChunk",
     "StateList",

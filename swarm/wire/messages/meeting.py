@@ -243,6 +243,14 @@ class LeaderRecord:
     expires_at_s: float
 
 
+@message(106)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revoke:
+    """A scheduler hands on whom the admin sent away: a sealed `Revoked`."""
+
+    sealed: bytes
+
+
 @message(96)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announce:

@@ -43,10 +43,13 @@ def test_every_message_survives_the_way(kind: int) -> None:
     check()
 
 
+TOPICS = ("announcements", "leadership", "meeting", "microbatch", "state", "step")
+
+
 def test_no_kind_is_left_out() -> None:
     assert set(KINDS) == set(codec.registered())
     modules = {cls.__module__ for cls in KINDS.values()}
-    topics = {f"swarm.wire.messages.{topic}" for topic in ("leadership", "meeting", "microbatch", "state", "step")}
+    topics = {f"swarm.wire.messages.{topic}" for topic in TOPICS}
     assert modules == {"swarm.admission", "swarm.plan", *topics}
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 from scheduler.dashboard import charts, tables, words
-from scheduler.dashboard.books import LedgerBook, StepRow
+from scheduler.dashboard.books import LedgerBook
 from scheduler.dashboard.view import REST
+from swarm.run_files import StepRow
 from tests.support.watched import NOW_S, ledger, peer_facts, seen, status
 
 PEER = "12D3KooW" + "abcdefghij" * 4 + "Kmnp"

@@ -1,4 +1,4 @@
-"""The dashboard beside a scheduler: a process of its own, so that nothing in it can delay or end training."""
+"""A process beside a scheduler that reads the run's folder: nothing in it can delay or end training."""
 
 from __future__ import annotations
 
@@ -6,33 +6,32 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-_END_S = 5.0
+_END_S = 10.0
 
 
-class Dashboard:
+class Companion:
     """Use it as a context manager: leaving it ends the process.
 
     Args:
-        run_dir: the run's folder.
-        address: `[HOST:]PORT`; nothing is started where it is empty.
-        tell: hears of its address, or why there is none.
+        name: in words.
+        arguments: Python's, such as `-m`, a module and the run's folder; nothing is started without any.
+        tell: hears what it tells, or that it ended.
     """
 
-    def __init__(self, run_dir: Path, address: str, tell: Callable[[dict[str, Any]], None]) -> None:
-        self._run_dir = run_dir
-        self._address = address
+    def __init__(self, name: str, arguments: Sequence[str], tell: Callable[[dict[str, Any]], None]) -> None:
+        self._name = name
+        self._arguments = arguments
         self._tell = tell
         self._process: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        if self._address:
+        if self._arguments:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "scheduler.dashboard", str(self._run_dir), self._address),
+                *(sys.executable, *self._arguments),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
             )
@@ -45,7 +44,7 @@ class Dashboard:
             with contextlib.suppress(ValueError):
                 self._tell(json.loads(line))
         status = await process.wait()
-        self._tell({"event": "warning", "problem": f"the dashboard ended with status {status}; training goes on"})
+        self._tell({"event": "warning", "problem": f"the {self._name} ended with status {status}; training goes on"})
 
     async def __aexit__(self, *exception: object) -> None:
         if self._process is None or self._watching is None:

@@ -1,0 +1,1 @@
+"""Experiments as a researcher would script them with `swarm.client`."""
