@@ -29,7 +29,7 @@ from benchmarks.chaos.history import History, read_folders, union
 from benchmarks.chaos.replaying import compare, newest_of
 from benchmarks.chaos.rig import LEADER, Rig, Role
 from benchmarks.chaos.schedule import CUTS, Kind, draw
-from benchmarks.chaos.stalls import Strike, gaps, stall_figures, step_seconds, tokens_per_s
+from benchmarks.chaos.stalls import Strike, bereft_spans, gaps, stall_figures, step_seconds, tokens_per_s
 from benchmarks.corpora import write_random_shards
 from benchmarks.registry import CaseOptions
 from benchmarks.result import Result
@@ -267,7 +267,8 @@ def figures(campaign: Campaign, times: Times, folder: Path) -> tuple[dict[str, A
     metrics |= _weights(campaign, folders, history, folder)
     metrics |= {f"wasted_{name}": value for name, value in asdict(waste(history.steps, aside)).items()}
     metrics["wasted_compute_fraction"] = metrics.pop("wasted_fraction")
-    speed, samples = _speed(history, campaign.struck, times)
+    bereft = bereft_spans(rig.plans_by_time, campaign.absences)
+    speed, samples = _speed(history, campaign.struck, times, bereft)
     return metrics | speed, samples
 
 
@@ -288,12 +289,14 @@ def _weights(campaign: Campaign, folders: list[Path], history: History, folder: 
     }
 
 
-def _speed(history: History, struck: list[Struck], times: Times) -> tuple[dict[str, Any], dict[str, list[float]]]:
+def _speed(
+    history: History, struck: list[Struck], times: Times, bereft: list[tuple[float, float]]
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
     steps = history.steps
     calm_s = step_seconds(steps, times.fault_free_from_s, times.chaos_from_s)
     usual_s = statistics.median(calm_s) if calm_s else 0.0
     strikes = [Strike(each.at_s, each.kind) for each in struck]
-    found = gaps(steps, strikes, usual_s, times.chaos_from_s, times.chaos_until_s)
+    found = gaps(steps, strikes, usual_s, times.chaos_from_s, times.chaos_until_s, bereft)
     calm = tokens_per_s(steps, times.fault_free_from_s, times.chaos_from_s)
     harmed = tokens_per_s(steps, times.chaos_from_s, times.chaos_until_s)
     metrics = {

@@ -10,6 +10,7 @@ from benchmarks.chaos import faults
 from benchmarks.chaos.faults import Daemons, Lines
 from benchmarks.chaos.rig import Rig, Role, role_of
 from benchmarks.chaos.schedule import Kind, PlannedFault, fallbacks, pick
+from benchmarks.chaos.stalls import Absence
 
 _TICK_S = 0.05
 _RESTART_S = 3.0
@@ -66,9 +67,11 @@ class Campaign:
     struck: list[Struck] = field(default_factory=list)
     exits: list[Exit] = field(default_factory=list)
     daemons: Daemons = field(default_factory=Daemons)
+    absences: list[Absence] = field(default_factory=list)
     longest_wait_s: float = 0.0
     """Between two faults."""
     _pending: list[tuple[float, str]] = field(default_factory=list)
+    _away_since_s: dict[str, float] = field(default_factory=dict)
 
     def strike(self, schedule: Sequence[PlannedFault], duration_s: float, *, stops_when_done: bool = False) -> None:
         """Carry out a schedule, and watch to the end of the time, or of the schedule where that is asked for.
@@ -112,6 +115,7 @@ class Campaign:
         step, at_s = self.rig.newest_step, time.time()
         proof = self._do(kind, victim)
         self._pending.append((time.monotonic() + lasts_s, victim))
+        self._away_since_s[victim] = at_s
         self.struck.append(Struck(planned or kind, kind, victim, at_s, late_s, step, proof))
         self.rig.note({"event": "fault", "kind": kind, "victim": victim, "proof": proof, "step": step})
 
@@ -186,6 +190,8 @@ class Campaign:
             return
         else:
             proof = f"pid {self.rig.start_again(name).process.pid} was started"
+        if name in self._away_since_s and role_of(name) is not Role.SCHEDULER:
+            self.absences.append(Absence(self.rig.peer_id(name), self._away_since_s.pop(name), time.time()))
         self.rig.note({"event": "back", "name": name, "was": how, "proof": proof})
 
     def release(self) -> None:

@@ -203,6 +203,12 @@ class Rig:
             told.setdefault(event["number"], []).append(_shape(event))
         return told
 
+    @property
+    def plans_by_time(self) -> list[tuple[float, PlanShape]]:
+        """When every plan was told; one that a leader told for nothing counts until the next."""
+        told = sorted(self.events("plan"), key=lambda event: float(event["time_s"]))
+        return [(float(event["time_s"]), _shape(event)) for event in told]
+
     def wait(self, what: str, is_done: Callable[[], bool], timeout_s: float) -> bool:
         """Poll until something holds; False when it takes too long."""
         deadline_s = time.monotonic() + timeout_s

@@ -165,7 +165,7 @@ class Known:
             raise ValueError(f"time_s is {self.time_s}")
 
 
-@message(102)
+@message(107)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DialBack:
     """Dial me where you see me: can I be reached from outside?
@@ -183,7 +183,7 @@ class DialBack:
             raise ValueError(f"port is {self.port}")
 
 
-@message(103)
+@message(108)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DialledBack:
     """What came of it.

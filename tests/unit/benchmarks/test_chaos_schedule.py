@@ -13,9 +13,18 @@ import pytest
 
 from benchmarks.cases.chaos import Options, possible_kinds
 from benchmarks.chaos import faults
-from benchmarks.chaos.history import Step
+from benchmarks.chaos.history import PlanShape, Step
 from benchmarks.chaos.schedule import MOST_GAP_S, WEIGHTS, Kind, draw, pick
-from benchmarks.chaos.stalls import Strike, gaps, percentile, stall_figures, step_seconds, tokens_per_s
+from benchmarks.chaos.stalls import (
+    Absence,
+    Strike,
+    bereft_spans,
+    gaps,
+    percentile,
+    stall_figures,
+    step_seconds,
+    tokens_per_s,
+)
 from swarm.errors import ConfigError
 from swarm.local.fleet import Program
 
@@ -126,3 +135,19 @@ def test_a_child_that_outlives_its_parent_is_an_orphan(tmp_path: Path) -> None:
     gone.watch("host-0", [])
     gone.look()
     assert gone.orphans == []
+
+
+def test_a_stall_is_told_apart_where_a_group_was_wholly_away() -> None:
+    """Two of a stage away at once from 12 to 14; the plan that comes at 13 does without them."""
+    before = PlanShape((frozenset("ab"), frozenset("cd")), frozenset("o"))
+    after = PlanShape((frozenset("c"), frozenset("d")), frozenset("o"))
+    absences = [Absence("a", 10.0, 20.0), Absence("b", 12.0, 14.0), Absence("c", 15.0, 16.0)]
+    bereft = bereft_spans([(0.0, before), (13.0, after)], absences)
+    assert bereft == [(12.0, 13.0), (15.0, 16.0)]
+    times = (9.0, 11.5, 14.5, 19.0, 21.0)
+    found = gaps(steps_at(9.0, 11.5, 14.5, 19.0, 21.0), [Strike(10.0, "kill_host")], 0.5, 0.0, 21.0, bereft)
+    assert [gap.was_bereft for gap in found] == [False, True, True, False]
+    figures = stall_figures(found)
+    assert figures["stalls_with_a_group_away"] == 2
+    assert figures["stall_s_max_with_a_group_away"] == 4.0
+    assert figures["stall_s_max_with_every_group_there"] == 2.0
