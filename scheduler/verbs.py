@@ -57,7 +57,14 @@ def invite(
 
 _Hosts = Annotated[int, typer.Option(min=1, help="Begin when so many hosts are here.")]
 _Owners = Annotated[int, typer.Option(min=1, help="Begin when so many data owners are here.")]
-_Stages = Annotated[int, typer.Option(min=0, help="Cut the trunk into so many stages; 0: the planner decides.")]
+_Stages = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Cut the trunk into so many stages; 0: the planner decides, as it does while hosts are lost and too few for "
+        "two a stage.",
+    ),
+]
 _Planner = Annotated[Planning, typer.Option(help="How peers are placed; uniform, for comparison.")]
 _Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")]
 _Port = Annotated[int, typer.Option(min=0, max=65535, help="TCP port to listen on; 0 lets the system choose.")]
