@@ -144,7 +144,6 @@ def test_a_stall_is_told_apart_where_a_group_was_wholly_away() -> None:
     absences = [Absence("a", 10.0, 20.0), Absence("b", 12.0, 14.0), Absence("c", 15.0, 16.0)]
     bereft = bereft_spans([(0.0, before), (13.0, after)], absences)
     assert bereft == [(12.0, 13.0), (15.0, 16.0)]
-    times = (9.0, 11.5, 14.5, 19.0, 21.0)
     found = gaps(steps_at(9.0, 11.5, 14.5, 19.0, 21.0), [Strike(10.0, "kill_host")], 0.5, 0.0, 21.0, bereft)
     assert [gap.was_bereft for gap in found] == [False, True, True, False]
     figures = stall_figures(found)
