@@ -59,7 +59,7 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
         identity = Identity.load_or_create(identity_path)
         say("starting the network daemon")
         keepsake = Keepsake(node.state_dir / f"run-{invite.fingerprint[:16]}")
-        bootstrap = tuple(dict.fromkeys((*invite.bootstrap, *keepsake.addresses())))
+        bootstrap = tuple(dict.fromkeys((*invite.bootstrap, *keepsake.addresses.read())))
         is_member = keepsake.admission(invite.fingerprint) is not None
         start = partial(start_daemon, identity_path, node.listen_host, node.listen_port)
         way = Way(invite, bootstrap, start, say)

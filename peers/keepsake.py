@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
 
+from swarm.address_book import AddressBook
 from swarm.admission import Certificate, unseal
 from swarm.config import BYTE_TOKENIZER, RunConfig
 from swarm.data.tokenizer import identify
 from swarm.durable import keeping
 from swarm.errors import SwarmError
 from swarm.net.admitting import Admission
-
-_MOST_ADDRESSES = 24
 
 
 class Keepsake:
@@ -28,7 +25,7 @@ class Keepsake:
         self._certificate = folder / "certificate"
         self._run = folder / "run.json"
         self._tokenizer = folder / "tokenizer.json"
-        self._addresses = folder / "addresses.json"
+        self.addresses = AddressBook(folder / "addresses.json")
         self._revoked = folder / "revoked"
 
     def admission(self, fingerprint: str) -> Admission | None:
@@ -62,18 +59,3 @@ class Keepsake:
         """Put it on the disk."""
         with keeping(self._revoked) as file:
             file.write(sealed)
-
-    def addresses(self) -> tuple[str, ...]:
-        """Of members that were there last, schedulers first."""
-        try:
-            found = json.loads(self._addresses.read_bytes())
-        except (OSError, ValueError):
-            return ()
-        return tuple(each for each in found if isinstance(each, str)) if isinstance(found, list) else ()
-
-    def keep_addresses(self, addresses: Iterable[str]) -> None:
-        """Put them on the disk, if they are new."""
-        wanted = tuple(dict.fromkeys(addresses))[:_MOST_ADDRESSES]
-        if wanted and wanted != self.addresses():
-            with keeping(self._addresses) as file:
-                file.write(json.dumps(wanted).encode())

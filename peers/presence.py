@@ -175,7 +175,7 @@ class Presence:
         addresses += [address for record in peers.values() for address in record.capabilities.addresses]
         ours = set(self.addresses)
         try:
-            await asyncio.to_thread(self.keepsake.keep_addresses, [each for each in addresses if each not in ours])
+            await asyncio.to_thread(self.keepsake.addresses.keep, [each for each in addresses if each not in ours])
         except DiskRefused as error:
             self.say(str(error))
 

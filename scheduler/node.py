@@ -28,8 +28,9 @@ from scheduler.run_dir import RunDir
 from scheduler.standing import Standing, credentials, take_part
 from scheduler.status import Event, Status
 from scheduler.survey import Survey, survey
+from swarm.address_book import AddressBook
 from swarm.admission import Membership
-from swarm.errors import ProtocolError, RunError, Superseded, SwarmError
+from swarm.errors import DiskRefused, ProtocolError, RunError, Superseded, SwarmError
 from swarm.exclusive import exclusive
 from swarm.identity import Identity
 from swarm.model.blueprint import layout
@@ -336,6 +337,9 @@ class Node:
     async def _keep_looking(self) -> None:
         while True:
             await self.reception.look()
+            members = [address for facts in self.office.roster.announced.values() for address in facts.addresses]
+            with contextlib.suppress(DiskRefused):  # the audit log says so
+                await asyncio.to_thread(AddressBook(self.office.run_dir.neighbours).keep, members)
             await asyncio.sleep(_LOOK_S)
 
 
@@ -363,7 +367,10 @@ async def opened(
         if found.invite is None:
             await asyncio.to_thread(_check_folder, run_dir, wishes)
         relay = Relay() if wishes.relay else None
-        start = partial(start_daemon, run_dir.scheduler_key, host, port, found.bootstrap, relay=relay)
+        bootstrap = found.bootstrap
+        if bootstrap:  # a standby's; whoever it names may be away just now
+            bootstrap = tuple(dict.fromkeys((*bootstrap, *AddressBook(run_dir.neighbours).read())))
+        start = partial(start_daemon, run_dir.scheduler_key, host, port, bootstrap, relay=relay)
         say = partial(_tell_waiting, tell)
         was_here = run_dir.audit.exists()
         p2p = await (until_reached(start, say) if was_here else start())
@@ -373,11 +380,11 @@ async def opened(
             endpoint.become_member(standing.certificate, None)
             addresses = tuple(str(address) for address in await p2p.get_visible_maddrs())
             find = partial(
-                Directory.create, p2p, identity, membership, found.fingerprint, standing.certificate, found.bootstrap
+                Directory.create, p2p, identity, membership, found.fingerprint, standing.certificate, bootstrap
             )
 
             async def meet() -> Directory:
-                await introduce(endpoint, found.bootstrap, addresses)
+                await introduce(endpoint, bootstrap, addresses)
                 return await find()
 
             directory = await (until_reached(meet, say) if was_here else meet())

@@ -8,6 +8,7 @@ certificate      of a standby without the admin's key
 revoked          members that the admin sent away, sealed
 plan             the newest plan, sealed: whose votes count in an election
 address          the scheduler's addresses while it runs, one a line
+neighbours.json  where members were last: a standby comes back by them
 invites/         one invite a role, made when the scheduler starts
 audit.sqlite     every committed step
 checkpoints/     one folder a checkpoint
@@ -70,6 +71,10 @@ class RunDir:
     @property
     def address(self) -> Path:
         return self.root / "address"
+
+    @property
+    def neighbours(self) -> Path:
+        return self.root / "neighbours.json"
 
     @property
     def invites(self) -> Path:

@@ -61,8 +61,8 @@ _Stages = Annotated[
     int,
     typer.Option(
         min=0,
-        help="Cut the trunk into so many stages; 0: the planner decides, as it does while hosts are lost and are too few "
-        "for two a stage.",
+        help="Cut the trunk into so many stages; 0: the planner decides. It also does while hosts are lost and "
+        "too few for two a stage.",
     ),
 ]
 _Planner = Annotated[Planning, typer.Option(help="How peers are placed; uniform, for comparison.")]

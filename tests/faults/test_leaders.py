@@ -54,6 +54,23 @@ def test_a_leader_that_slept_finds_another_one_and_stands_by(tmp_path: Path) -> 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_standby_comes_back_and_leads_while_the_only_scheduler_that_it_was_told_of_sleeps(tmp_path: Path) -> None:
+    """The members' addresses are on its disk: without them it waited until the sleeper woke (chaos)."""
+    with trial(tmp_path, hosts=2, stages=1, owners=1, standbys=1) as running:
+        rig = running.rig
+        running.until("a standby", lambda: bool(rig.standbys), TAKE_OVER_S)
+        neighbours = rig.folder_of("standby-0") / "neighbours.json"
+        running.until("the members' addresses", neighbours.exists, TAKE_OVER_S)
+        rig.fleet.programs["standby-0"].kill()
+        running.campaign.do_now(Kind.FREEZE_LEADER, "scheduler", lasts_s=100.0)
+        rig.start_again("standby-0")
+        running.until("another leader", lambda: rig.leader == "standby-0", TAKE_OVER_S)
+        running.more_steps(5, TAKE_OVER_S)
+        assert "scheduler" in rig.away, "it slept all the while"
+
+
+@pytest.mark.long
 @pytest.mark.timeout(4 * 3600)
 def test_a_leader_is_killed_at_two_hundred_random_points(tmp_path: Path) -> None:
     """Row 4, in one run: no step is lost or applied twice, whatever each of them was doing."""
