@@ -37,7 +37,6 @@ from tests.support.processes import run_command
 from tests.support.runs import heartbeat
 from tests.support.waiting import MICROBATCH_TOKENS, SECTIONS, Waiting, error_of, refusal, waiting_run, write_config
 
-MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
