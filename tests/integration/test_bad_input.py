@@ -38,7 +38,6 @@ from tests.support.runs import heartbeat
 from tests.support.waiting import MICROBATCH_TOKENS, SECTIONS, Waiting, error_of, refusal, waiting_run, write_config
 
 
-
 @pytest.fixture(scope="module")
 def waiting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Waiting]:
     with waiting_run(tmp_path_factory.mktemp("waiting")) as run:
