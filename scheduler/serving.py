@@ -10,7 +10,8 @@ import uvloop
 from scheduler.companion import Companion
 from scheduler.dashboard.door import is_local
 from scheduler.event_log import EventLog
-from scheduler.node import Node, Wishes, opened
+from scheduler.node import Node, Wishes
+from scheduler.opening import opened
 from scheduler.run_dir import RunDir, make_invite
 from scheduler.text import in_words
 from swarm.admission import ROLES

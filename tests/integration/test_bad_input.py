@@ -213,7 +213,7 @@ def test_a_port_that_is_taken(waiting: Waiting, tmp_path: Path) -> None:
 
 def test_a_port_that_is_taken_on_the_schedulers_machine(tmp_path: Path) -> None:
     from scheduler.node import Wishes
-    from scheduler.node import opened as scheduling
+    from scheduler.opening import opened as scheduling
 
     create(tmp_path / "run", "test", write_config(tmp_path / "c.toml", SECTIONS), None)
     before = left_in(tmp_path / "run")

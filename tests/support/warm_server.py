@@ -22,7 +22,7 @@ import sys
 from typing import Any
 
 import peers.joining  # noqa: F401
-import scheduler.node
+import scheduler.opening
 import scheduler.verbs  # noqa: F401
 import swarm.training.export  # noqa: F401
 from swarm.cli import main
