@@ -135,7 +135,7 @@ async def _newer_plan(office: Office, ballot: Ballot, reply: Denied) -> Plan | N
         plan, signer = unseal(reply.plan, Plan)
     except SwarmError:
         return None
-    known = {office.peer_id, *(await office.directory.read(LeaderRecord))}
+    known = {office.peer_id, *(await office.directory.read(LeaderRecord, latest=False))}  # who ever led is a scheduler
     if signer not in known or plan.fingerprint != office.config.fingerprint:
         return None
     ballot.learn(office, plan, reply.plan)

@@ -90,9 +90,13 @@ class Directory:
         """Be known to a member's DHT node, and know it; nothing where it does not answer."""
         await self._node.protocol.call_ping(PeerID.from_base58(peer_id))
 
-    async def read(self, kind: type[R]) -> dict[str, R]:
-        """All valid records of a kind, by peer id."""
-        found = await self._node.get(_key(self._fingerprint, kind), latest=True)
+    async def read(self, kind: type[R], *, latest: bool = True) -> dict[str, R]:
+        """All valid records of a kind, by peer id.
+
+        Args:
+            latest: ask everybody who may have them, also those who are gone, which takes seconds; else whoever answers.
+        """
+        found = await self._node.get(_key(self._fingerprint, kind), latest=latest)
         if found is None or not isinstance(found.value, dict):
             return {}
         records: dict[str, R] = {}
