@@ -120,8 +120,7 @@ class Gathering:
             if not problem:
                 state = self._state()
                 newest = self._newest
-                patience_s = max(_PATIENCE_S, (newest - state.num_steps) * self.office.log.step_s)
-                if state.num_steps >= newest or time.monotonic() - since_s > patience_s:
+                if state.num_steps >= newest or time.monotonic() - since_s > self._patience_s(newest - state.num_steps):
                     try:
                         return state, await self._plan_for(state)
                     except (ModelTooLarge, RunError) as error:
@@ -135,6 +134,9 @@ class Gathering:
                 self.office.tell({"event": "waiting", "for": problem})
                 self.office.status.phase = f"waiting for {problem}"
             await self._news()
+
+    def _patience_s(self, num_lost: int) -> float:
+        return max(_PATIENCE_S, num_lost * self.office.log.step_s)
 
     async def _news(self) -> None:
         self._changed.clear()

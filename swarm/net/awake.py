@@ -61,7 +61,10 @@ async def awake_timeout(seconds: float) -> AsyncIterator[None]:
     Raises:
         TimeoutError: the body took longer.
     """
-    watch = _WATCHES.setdefault(asyncio.get_running_loop(), _Watch())
+    loop = asyncio.get_running_loop()
+    watch = _WATCHES.get(loop)
+    if watch is None:
+        watch = _WATCHES[loop] = _Watch()
     async with asyncio.timeout(seconds) as deadline:
         watch.add(deadline)
         try:

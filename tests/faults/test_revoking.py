@@ -28,12 +28,12 @@ def test_a_revoked_member_is_planned_away_and_stays_out(tmp_path: Path) -> None:
     with Fleet(tmp_path / "fleet", values, shards, num_hosts=2, num_stages=1) as fleet:
         fleet.wait_step(2, PATIENCE_S)
         bad, good = fleet.peer_id("host-0"), fleet.peer_id("host-1")
+        del fleet.scheduler.companions[:]  # one of them is to end
         run_command("revoke", str(fleet.run_dir), bad[-8:]).succeeded()
         fleet.scheduler.wait_for("revoked", lambda event: event["peer"] == bad, PATIENCE_S)
         lost = fleet.scheduler.wait_for("lost", lambda event: event["peer"] == bad, PATIENCE_S)
         assert "revoked" in lost["problem"]
         assert fleet.programs["host-0"].process.wait(PATIENCE_S) == 17, "it is told, and ends"
-        del fleet.scheduler.companions[:]
         plans = fleet.scheduler
         newest = plans.wait_for(
             "plan", lambda event: all(bad not in each["replicas"] for each in event["stages"]), PATIENCE_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -52,6 +53,15 @@ def test_steps_are_read_back_in_order(tmp_path: Path) -> None:
     assert found[2].work[1] == CommittedWork(
         number=1, owner="o1", cursor=21, tokens=8, loss_sum=1.5, attempt=2, route=("a", "b")
     )
+
+
+def test_a_step_takes_the_median_time_between_commits(tmp_path: Path) -> None:
+    """A long wait for lost members must not make the next one longer."""
+    with contextlib.closing(opened(tmp_path)) as log:
+        assert log.step_s == 0.0
+        for step, at_s in enumerate([100.0, 102.0, 104.0, 400.0, 402.0]):
+            log.append_step(record(step), term=1, now_s=at_s)
+            assert log.step_s == (0.0 if step == 0 else 2.0)
 
 
 def test_a_log_is_continued(tmp_path: Path) -> None:
