@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,8 @@ from scheduler.planner.instance import Assignment, Instance, Ints
 from scheduler.planner.placing import place
 from scheduler.planner.polishing import polish
 from scheduler.planner.replicated import replicated_plans
-from scheduler.planner.shapes import Shapes, Sizes
+from scheduler.planner.shapes import Shape, Shapes, Sizes
+from scheduler.planner.sweeping import Found, begun, swept
 from swarm.errors import ModelTooLarge, RunError
 
 _NEAR = 0.05
@@ -91,7 +93,7 @@ class _Effort:
             return cls((1.0, 1.0, 1.0, 0.9, 1.1, 1.25, 0.8), 8, 60, 300, 4, 8, 5, 120, (40, 15, 60), nodes)
         if num_hosts <= _MANY:
             return cls((1.0, 1.0, 1.1), 3, 60, 100, 4, 8, 6, 80, (40, 15, 60))
-        return cls((1.0,), 1, 24, 15, 4, 4, 2, 12, (24, 40, 50), enough=0.0195)
+        return cls((1.0,), 3, 48, 15, 4, 4, 2, 12, (24, 40, 50), enough=0.0195)
 
 
 class _Candidates:
@@ -163,7 +165,10 @@ def certified_plan(
             candidates.offer(plan)
     search = BoundSearch(instance, slowest)
     search.split(effort.splits[0], paths=False)
-    _fill_shapes(instance, search, candidates, out_of_time)
+    if instance.num_hosts > _MANY:
+        _sweep_shapes(instance, search, candidates)
+    else:
+        _fill_shapes(instance, search, candidates, out_of_time)
     search.shorten(candidates.chosen[0].step_s * (1 - effort.enough))
     if instance.num_hosts <= _MANY or search.weakest.step_s > candidates.chosen[0].step_s * (1 - _NEAR):
         search.split(effort.splits[1], paths=True)
@@ -209,6 +214,19 @@ def _fill_shapes(
                 residence_s[size] = evaluation.stage_residence_s[plan.sizes == size].mean()
 
 
+def _sweep_shapes(instance: Instance, search: BoundSearch, candidates: _Candidates) -> None:
+    """Of many hosts: a few shapes, and the best of them for all-reduces of several lengths."""
+    effort = _Effort.of(instance.num_hosts)
+    found: list[Found] = []
+    for _, shape, box in _ranked_shapes(instance, search, effort)[: effort.shapes]:
+        start = begun(instance, shape.sizes, box.path_s, shape.sync_s)
+        if start is not None:
+            found.append(start)
+    if found:
+        best = min(found, key=lambda each: each[0].step_s)
+        candidates.offer(swept(instance, best, best[0].sync_s)[1])
+
+
 def _place_whole_hosts(
     instance: Instance,
     search: BoundSearch,
@@ -230,14 +248,28 @@ def _place_whole_hosts(
 
 def _begin(instance: Instance, search: BoundSearch, effort: _Effort) -> Box:
     """Of the bound's weakest intervals, the one with the shortest step in whole numbers of stages."""
-    found: list[tuple[float, Box]] = []
+    ranked = _ranked_shapes(instance, search, effort)
+    return ranked[0].box if ranked else search.weakest
+
+
+class _Ranked(NamedTuple):
+    """A shape, its step as its programme has it, and the interval of the bound that it was found for."""
+
+    step_s: float
+    shape: Shape
+    box: Box
+
+
+def _ranked_shapes(instance: Instance, search: BoundSearch, effort: _Effort) -> list[_Ranked]:
+    """Shapes for the bound's weakest intervals, fastest first."""
+    found: list[_Ranked] = []
     for box in search.weak(effort.begins):
-        shapes = Shapes(instance, box.sync_s[1], np.full(len(box.stages), box.path_s))
-        ranked = shapes.best(box.stages, effort.programmes // 2)
-        if ranked:
-            compute_s = instance.work.global_batch / ranked[0].rate + box.path_s
-            found.append((step_seconds(instance.work.staleness, compute_s, box.sync_s[1]), box))
-    return min(found, key=lambda each: each[0], default=(0.0, search.weakest))[1]
+        # Stages keep microbatches for half a path, on the average.
+        shapes = Shapes(instance, box.sync_s[1], np.full(len(box.stages), box.path_s / 2))
+        for shape in shapes.best(box.stages, effort.programmes // 2):
+            compute_s = instance.work.global_batch / shape.rate + box.path_s
+            found.append(_Ranked(step_seconds(instance.work.staleness, compute_s, box.sync_s[1]), shape, box))
+    return sorted(found, key=lambda each: each.step_s)
 
 
 def _placed(
@@ -283,10 +315,15 @@ def _arrange(instance: Instance, search: BoundSearch, candidates: _Candidates, o
         arranged: Assignment | None = start
         if is_short_of_memory(instance, start, before):
             arranged = arrange(instance, start, before, sync_s, effort.arrangements)
-        if arranged is not None:
-            settled = settle(instance, arranged, candidates.offer(arranged), sync_s, effort.moves)
-            _placed(instance, candidates, candidates.offer(settled), settled, sync_s, effort.moves)
-    if instance.work.staleness:
+        if arranged is None:
+            continue
+        if instance.num_hosts > _MANY:
+            if arranged is not plan:
+                candidates.offer(swept(instance, (candidates.offer(arranged), arranged), sync_s)[1])
+            continue
+        settled = settle(instance, arranged, candidates.offer(arranged), sync_s, effort.moves)
+        _placed(instance, candidates, candidates.offer(settled), settled, sync_s, effort.moves)
+    if instance.work.staleness and instance.num_hosts <= _MANY:
         _balance(instance, candidates, effort.moves, out_of_time)
 
 

@@ -11,6 +11,8 @@ _SPEED_STEP = 1.5
 
 _LINE_STEP = 1.05
 """Groups of a kind whose lines differ by less are one."""
+_CLASSES = 192
+"""About so many; of so many hosts, each is one."""
 
 
 def by_kind(instance: Instance) -> tuple[Ints, Ints]:
@@ -20,8 +22,8 @@ def by_kind(instance: Instance) -> tuple[Ints, Ints]:
     """
     hosts = instance.hosts
     speed = np.round(np.log(hosts.layer_s) / np.log(_SPEED_STEP)).astype(np.int64)
-    kinds = np.stack([instance.most_layers(), speed])
-    kind = np.unique(kinds, axis=1, return_inverse=True)[1].ravel()
+    speed -= speed.min(initial=0)
+    kind = np.unique(instance.most_layers() * (speed.max(initial=0) + 1) + speed, return_inverse=True)[1]
     order: Ints = np.lexsort((hosts.reduce_bytes_per_s, kind))
     return order, kind[order]
 
@@ -56,3 +58,17 @@ def groups(instance: Instance, about: int) -> tuple[Ints, Floats]:
     group = np.zeros(len(able), dtype=np.int64)
     group[order] = np.repeat(np.cumsum(apart) - 1, np.diff(np.append(firsts, len(order))))
     return group, np.bincount(group[order]).astype(np.float64)
+
+
+def classes(instance: Instance, sizes: Ints, sync_s: float) -> Ints:
+    """Of each host, the number of its class: groups, of which all can or none can reduce a stage of a size in time.
+
+    Args:
+        sizes: of stages.
+        sync_s: the time.
+    """
+    group, _ = groups(instance, _CLASSES)
+    reduce_s = sizes[:, None] * instance.work.gradient_bytes / instance.hosts.reduce_bytes_per_s
+    in_time = (reduce_s <= sync_s).sum(axis=0)
+    able = instance.most_layers() > 0
+    return np.unique(np.where(able, 1 + group * (len(sizes) + 1) + in_time, 0), return_inverse=True)[1].ravel()

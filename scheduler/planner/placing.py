@@ -8,13 +8,13 @@ own residence.
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
 from scheduler.planner.filling import every_stage, flows
 from scheduler.planner.instance import Assignment, Floats, Instance, Ints
+from scheduler.planner.kinds import classes
 from scheduler.planner.links import separate
-from scheduler.planner.shapes import classes
+from scheduler.planner.programmes import Programmes
 
 
 def place(instance: Instance, sizes: Ints, residence_s: Floats, sync_s: float) -> Assignment | None:
@@ -31,12 +31,12 @@ def place(instance: Instance, sizes: Ints, residence_s: Floats, sync_s: float) -
     pairs = zip(sizes.tolist(), residence_s.tolist(), strict=True)
     rates = np.stack([flows(instance, size, sync_s, stays_s) for size, stays_s in pairs])
     group = separate(instance)[instance.hosts.region]
-    class_of = classes(instance) * (int(group.max()) + 1) + group
+    class_of = classes(instance, np.unique(sizes), sync_s) * (int(group.max()) + 1) + group
     class_of = np.unique(class_of, return_inverse=True)[1].ravel()
     taken = _taken(instance, sizes, rates, class_of, group, sync_s)
     if taken is None:
         return None
-    stage = _whole(instance, sizes, rates, class_of, taken)
+    stage = _whole(instance, rates, class_of, taken)
     if len(np.unique(stage[stage >= 0])) < len(sizes) and not every_stage(stage, rates, np.arange(len(sizes))):
         return None
     return Assignment(stage, sizes)
@@ -66,31 +66,44 @@ def _taken(instance: Instance, sizes: Ints, rates: Floats, class_of: Ints, group
     limits = np.concatenate([members, np.zeros(len(cells)), sizes])
     most = np.concatenate([able[stage, chosen], np.full(groups, np.inf)])
     cost = np.concatenate([np.zeros(len(stage)), np.full(groups, -1.0)])
-    bounds = np.column_stack([np.zeros(len(most)), most])
-    found = linprog(cost, A_ub=matrix, b_ub=limits, bounds=bounds, method="highs")
-    if found.x is None:
+    found = Programmes().least(cost, matrix, limits, most)
+    if found is None:
         return None
     taken = np.zeros((number, num_classes))
-    taken[stage, chosen] = found.x[: len(stage)]
+    taken[stage, chosen] = found.values[: len(stage)]
     return taken
 
 
-def _whole(instance: Instance, sizes: Ints, rates: Floats, class_of: Ints, taken: Floats) -> Ints:
-    """Of each host, its stage; what is less than a host is kept for the next class."""
-    stage = np.full(instance.num_hosts, -1, dtype=np.int64)
-    # Larger stages get the faster lines of a class.
-    hosts = np.lexsort((-instance.hosts.reduce_bytes_per_s, class_of))
-    begins = np.concatenate([[0], np.cumsum(np.bincount(class_of))])
-    order = np.argsort(-sizes, kind="stable").tolist()
-    left = np.zeros(len(sizes))
-    for number in range(taken.shape[1]):
-        at, end = int(begins[number]), int(begins[number + 1])
-        for place_of in order:
-            left[place_of] += taken[place_of, number]
-            whole = min(int(left[place_of] + 0.5), end - at)
-            left[place_of] -= whole
-            stage[hosts[at : at + whole]] = place_of
-            at += whole
+def _whole(instance: Instance, rates: Floats, class_of: Ints, taken: Floats) -> Ints:
+    """Of each host, its stage; every stage gets an even sample of the lines of each class, and the slowest stand by."""
+    members = np.bincount(class_of)
+    quotas = _quotas(members, taken)
+    # The hosts of a class, slow lines first, are dealt out as evenly as their numbers allow.
+    stage_of, class_row = np.nonzero(quotas)
+    count = quotas[stage_of, class_row]
+    dealt = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    position = (dealt + 0.5) / np.repeat(count, count)
+    stage_of, class_row = np.repeat(stage_of, count), np.repeat(class_row, count)
+    stands_by = stage_of == len(taken)
+    order = np.lexsort((stage_of, np.where(stands_by, 0.0, position), class_row))
+    stage = np.empty(instance.num_hosts, dtype=np.int64)
+    hosts = np.lexsort((instance.hosts.reduce_bytes_per_s, class_of))
+    stage[hosts] = np.where(stands_by, -1, stage_of)[order]
     used = np.flatnonzero(stage >= 0)
     stage[used[rates[stage[used], used] <= 0]] = -1
     return stage
+
+
+def _quotas(members: Ints, taken: Floats) -> Ints:
+    """Whole hosts of each class for each stage, and for none; what is less than a host is kept for the next class."""
+    quotas = np.zeros((len(taken) + 1, len(members)), dtype=np.int64)
+    left = np.zeros(len(taken))
+    for number, free in enumerate(members.tolist()):
+        for stage in np.flatnonzero(taken[:, number]).tolist():
+            left[stage] += taken[stage, number]
+            whole = min(int(left[stage] + 0.5), free)
+            left[stage] -= whole
+            free -= whole
+            quotas[stage, number] = whole
+        quotas[-1, number] = free
+    return quotas

@@ -24,21 +24,18 @@ can pay.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import OptimizeResult, linprog
 from scipy.sparse import csr_array, hstack, vstack
 
 from scheduler.planner.drift import Drift
 from scheduler.planner.instance import Floats, Ints
+from scheduler.planner.programmes import Answer, Programmes
 from scheduler.planner.spans import Spans
-
-_AS_IT_IS = {"presolve": False}
-"""Looking for what can be left out takes longer than solving these programmes, and leaves worse prices."""
-_BLOCK = 1_000_000
-"""Numbers in a block of work."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +71,16 @@ class Solved:
     prices: Prices
 
 
+class _Part(NamedTuple):
+    """Spans of one size, at a rate: whose they are, their shares, and what they reduce beyond their credit."""
+
+    size: int
+    places: Ints | slice
+    share: Floats
+    excess: Floats
+    group: Ints
+
+
 class Relaxed:
     """The relaxation of some hosts, with all-reduces of some length at most.
 
@@ -83,7 +90,13 @@ class Relaxed:
     """
 
     def __init__(
-        self, spans: Spans, weight: Floats, sync_s: float, horizons_s: Floats, drift: Drift | None = None
+        self,
+        spans: Spans,
+        weight: Floats,
+        sync_s: float,
+        horizons_s: Floats,
+        programmes: Programmes,
+        drift: Drift | None = None,
     ) -> None:
         """Lay out.
 
@@ -93,29 +106,67 @@ class Relaxed:
             drift: of the plans of interest, where regions are apart.
         """
         self.spans, self.drift, self._horizons_s = spans, drift, horizons_s
+        self._programmes = programmes
         self._weight = weight[: int(spans.host.max(initial=-1)) + 1]
         self._first = np.flatnonzero(np.diff(spans.host, prepend=-1))
         self._counted = self._weight[spans.host[self._first]]
         self.credit = sync_s * spans.lines
         self.in_time = spans.in_time(sync_s)
+        self._parts_at: tuple[float, list[_Part]] | None = None
 
     def most_worth(self, prices: Prices) -> Callable[[float], float]:
         """From a rate: no plan, at least at that rate, has stages that are worth more, all together."""
-        return self._best(self._worth([prices])[0], prices)
+        return self._best(self._worth(prices), prices)
 
     def most_worths(self, prices: Sequence[Prices], rate: float) -> Floats:
         """`most_worth` at one rate, for each of some prices, none of them of waits."""
-        spans, share, found = self.spans, self.shares(rate), np.zeros(len(prices))
-        excess = spans.need_bytes - self.credit
-        barred = np.flatnonzero(~self.in_time & (share < 1))
-        width = max(1, _BLOCK // max(len(share), 1))
-        for begin in range(0, len(prices) if len(share) else 0, width):
-            block = prices[begin : begin + width]
-            reduce = np.stack([each.reduce for each in block])
-            scores = np.maximum(self._worth(block) * share, 0.0) - reduce[:, spans.layers] * excess
-            scores[:, barred] = 0.0
-            best = np.maximum.reduceat(scores, self._first, axis=1)
-            found[begin : begin + width] = np.maximum(best, 0.0) @ self._counted
+        if not prices:
+            return np.zeros(0)
+        reduce = np.stack([each.reduce for each in prices], axis=-1)
+        worths = self._worths(prices)
+        best = np.zeros((len(self._counted), len(prices)))
+        for part in self._parts(rate):
+            if not reduce[part.size].any() and worths[part.size].max() <= 0:
+                continue
+            worth = worths[part.size] if self.drift is None else worths[part.size, part.group]
+            scores = np.maximum(part.share * worth, 0.0) - part.excess * reduce[part.size]
+            best[part.places] = np.maximum(best[part.places], scores)
+        found: Floats = self._counted[self._most_first] @ best
+        return found
+
+    def _parts(self, rate: float) -> list[_Part]:
+        """The spans of each size, at a rate; the last rate's are kept."""
+        if self._parts_at is None or self._parts_at[0] != rate:
+            share = self.shares(rate)
+            # One too slow to reduce in time must be alone, and then its share is 1.
+            of_use = self.in_time | (share >= 1)
+            share = np.where(of_use, share, 0.0)[:, None]
+            excess = np.where(of_use, self.spans.need_bytes - self.credit, 0.0)[:, None]
+            parts = [
+                _Part(size, places, share[rows], excess[rows], self.spans.group[rows])
+                for size, rows, places in self._by_size
+            ]
+            self._parts_at = (rate, parts)
+        return self._parts_at[1]
+
+    @functools.cached_property
+    def _most_first(self) -> Ints:
+        """The hosts, those with the most spans first."""
+        spans_of = np.diff(np.append(self._first, len(self.spans.host)))
+        return np.argsort(-spans_of, kind="stable")
+
+    @functools.cached_property
+    def _by_size(self) -> list[tuple[int, Ints, Ints | slice]]:
+        """Sizes, their spans, and the places of those spans' hosts in `_most_first`, in most cases the first ones."""
+        place_of = np.empty(len(self._first), dtype=np.int64)
+        place_of[self._most_first] = np.arange(len(self._first))
+        place = np.repeat(place_of, np.diff(np.append(self._first, len(self.spans.host))))
+        found: list[tuple[int, Ints, Ints | slice]] = []
+        for size in np.unique(self.spans.layers).tolist():
+            rows = np.flatnonzero(self.spans.layers == size)
+            rows = rows[np.argsort(place[rows], kind="stable")]
+            places = place[rows]
+            found.append((size, rows, slice(len(rows)) if places[-1] == len(rows) - 1 else places))
         return found
 
     def least_path_s(self, prices: Prices) -> Callable[[float], float]:
@@ -125,19 +176,23 @@ class Relaxed:
             prices: of stages in proportion to their layers.
         """
         spans = self.spans
-        best = self._best(self._worth([prices])[0] - spans.hop_s, prices)
+        best = self._best(self._worth(prices) - spans.hop_s, prices)
         return lambda rate: float(prices.stages[1]) * spans.num_layers - best(rate)
 
-    def _worth(self, prices: Sequence[Prices]) -> Floats:
-        """Of a whole share in a stage, of each span by each prices."""
-        spans = self.spans
-        of_sizes = np.stack([each.stages + each.reduce * spans.size_bytes for each in prices])
-        worth: Floats = of_sizes[:, spans.layers]
-        if self.drift is not None:
-            shape = (spans.num_layers + 1, len(self.drift.owner_share))
-            groups = np.stack([np.broadcast_to(each.groups, shape) for each in prices])
-            worth = worth + self.drift.worth(groups)[:, spans.layers, spans.group]
+    def _worth(self, prices: Prices) -> Floats:
+        """Of a whole share in a stage, of each span."""
+        worths = self._worths([prices])[..., 0]
+        worth: Floats = worths[self.spans.layers, 0 if self.drift is None else self.spans.group]
         return worth
+
+    def _worths(self, prices: Sequence[Prices]) -> Floats:
+        """Of a whole share in a stage; by its size, the group of regions, and the prices."""
+        worth = np.stack([each.stages + each.reduce * self.spans.size_bytes for each in prices], axis=-1)[:, None]
+        if self.drift is None:
+            return worth
+        shape = (self.spans.num_layers + 1, len(self.drift.owner_share))
+        groups = np.stack([np.broadcast_to(each.groups, shape) for each in prices])
+        return worth + np.moveaxis(self.drift.worth(groups), 0, -1)
 
     def _best(self, worth: Floats, prices: Prices) -> Callable[[float], float]:
         """The best of each host's spans, all together, from a rate."""
@@ -231,20 +286,20 @@ class Relaxed:
         )
         matrix.eliminate_zeros()
         found, groups = self._solved(spans.hop_s * share if shortest else -held, matrix, limits, spans, share)
-        if found.x is None:
+        if found is None:
             return None
-        marginals = np.maximum(-found.ineqlin.marginals[: len(limits)], 0.0)
+        marginals = found.prices[: len(limits)]
         reduce, waits = marginals[num_hosts : num_hosts + sizes], marginals[num_hosts + sizes :][: len(horizons_s)]
         layer = float(marginals[-1]) if shortest else 1.0
         layers = layer * np.arange(sizes, dtype=np.float64)
         prices = Prices(reduce * scale, waits * (2 / horizons_s**2), layers, groups)
-        taken = found.x[: len(share)]
+        taken = found.values[: len(share)]
         stages = np.bincount(spans.layers, weights=taken * share, minlength=sizes).astype(np.float64)
         return Solved(float((held * taken).sum()), stages, prices)
 
     def _solved(
         self, cost: Floats, matrix: csr_array, limits: Floats, spans: Spans, share: Floats
-    ) -> tuple[OptimizeResult, Floats]:
+    ) -> tuple[Answer | None, Floats]:
         """A programme's answer, regions apart included, and what shares of their groups are worth.
 
         Args:
@@ -252,8 +307,7 @@ class Relaxed:
         """
         sizes = spans.num_layers + 1
         if self.drift is None:
-            found = linprog(cost, A_ub=matrix, b_ub=limits, method="highs", options=_AS_IT_IS)
-            return found, np.zeros((sizes, 1))
+            return self._programmes.least(cost, matrix, limits), np.zeros((sizes, 1))
         rows = self.drift.rows(sizes, spans.layers, spans.group, share)
         # The columns beside the spans are none of the other rows', and the other way round.
         beside = (matrix.shape[1] - len(share), rows.shape[1] - len(share))
@@ -264,17 +318,11 @@ class Relaxed:
             ]
         ).tocsr()
         limits = np.concatenate([limits, np.zeros(rows.shape[0])])
-        found = linprog(
-            np.concatenate([cost, np.repeat(self.drift.path_s, beside[1] // sizes)]),
-            A_ub=matrix,
-            b_ub=limits,
-            method="highs",
-            options=_AS_IT_IS,
-        )
-        if found.x is None:
-            return found, np.zeros((sizes, 1))
-        marginals = np.maximum(-found.ineqlin.marginals[-rows.shape[0] :], 0.0)
-        return found, marginals[: beside[1]].reshape(sizes, -1)
+        costs = np.concatenate([cost, np.repeat(self.drift.path_s, beside[1] // sizes)])
+        found = self._programmes.least(costs, matrix, limits)
+        if found is None:
+            return None, np.zeros((sizes, 1))
+        return found, found.prices[-rows.shape[0] :][: beside[1]].reshape(sizes, -1)
 
     def missing(self, rate: float, counts: Floats) -> tuple[float, Prices] | None:
         """What hosts lack for so many stages at a rate.
@@ -306,9 +354,9 @@ class Relaxed:
         limits = np.concatenate([self._weight[:num_hosts], counts * spans.size_bytes * scale, -counts])
         cost = np.concatenate([np.zeros(len(share)), each.astype(np.float64)])
         found, groups = self._solved(cost, matrix, limits, spans, share)
-        if found.x is None:
+        if found is None:
             return None
-        marginals = np.maximum(-found.ineqlin.marginals[: len(limits)], 0.0)
+        marginals = found.prices[: len(limits)]
         tolls = marginals[reduce:held] * scale
         stages = marginals[held:] - tolls * spans.size_bytes
-        return float(found.fun), Prices(tolls, np.zeros(len(self._horizons_s)), stages, groups)
+        return found.cost, Prices(tolls, np.zeros(len(self._horizons_s)), stages, groups)

@@ -10,19 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linprog
 from scipy.sparse import csr_array, vstack
 
 from scheduler.planner.instance import Floats, Instance, Ints
-from scheduler.planner.kinds import by_kind
+from scheduler.planner.kinds import classes
+from scheduler.planner.programmes import Programmes
 from scheduler.planner.spans import Spans
 
 Sizes = tuple[int, ...]
 """Layers of each stage, large ones first."""
-_FEW = 128
-"""So many hosts are looked at one by one, more in classes."""
-_LINE_STEP = 1.3
-"""Lines of a class differ by less."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +45,7 @@ class Shapes:
 
     def __init__(self, instance: Instance, sync_s: float, residence_s: Floats) -> None:
         self._instance, self.sync_s, self._residence_s = instance, sync_s, residence_s
-        self._class_of = classes(instance)
+        self._class_of = classes(instance, np.arange(1, instance.work.num_layers + 1), sync_s)
         self._members = np.bincount(self._class_of)
         number = len(self._members)
         spans = Spans.of(instance, np.arange(instance.num_hosts))
@@ -66,6 +62,7 @@ class Shapes:
         self._flow = np.bincount(key, weights=flows, minlength=number * width)[columns] / self._most
         self._line = np.bincount(key, weights=spans.lines, minlength=number * width)[columns] / self._most
         self._found: dict[Sizes, Shape | None] = {}
+        self._programmes = Programmes()
 
     def best(self, stages: Floats, tries: int) -> list[Shape]:
         """Shapes, best first.
@@ -179,29 +176,17 @@ class Shapes:
         # Who can take a size can take all smaller ones.
         partial = np.flatnonzero(self._most[keep] < self._members[self._class[keep]])
         larger = (self._class[keep] == self._class[keep][partial, None]) & (kind >= kind[partial, None])
-        bounds = np.column_stack([np.zeros(len(keep) + 1), np.append(self._most[keep], np.inf)])
+        most = np.append(self._most[keep], np.inf)
         cost = np.append(np.zeros(len(keep)), -1.0)
         if len(partial):
             matrix = vstack([matrix, csr_array(np.pad(larger.astype(np.float64), ((0, 0), (0, 1))))]).tocsr()
             limits = np.concatenate([limits, self._most[keep][partial]])
-        found = linprog(cost, A_ub=matrix, b_ub=limits, bounds=bounds, method="highs")
-        if found.x is None or found.x[-1] <= 0:
+        found = self._programmes.least(cost, matrix, limits, most)
+        if found is None or found.values[-1] <= 0:
             return None
         taken = np.zeros((classes, self._instance.work.num_layers + 1))
-        taken[self._class[keep], self._layers[keep]] = found.x[:-1]
-        return Shape(sizes, self.sync_s, self._residence_s, float(found.x[-1] / speed), taken)
-
-
-def classes(instance: Instance) -> Ints:
-    """Of each host, the number of its class: hosts of a kind with about the same line, or few hosts one by one."""
-    order, kind = by_kind(instance)
-    classes = np.empty(len(order), dtype=np.int64)
-    number = np.arange(len(order))
-    if len(order) > _FEW:
-        line = np.round(np.log(instance.hosts.reduce_bytes_per_s[order]) / np.log(_LINE_STEP))
-        number = np.cumsum((np.diff(kind, prepend=kind[0]) != 0) | (np.diff(line, prepend=line[0]) != 0))
-    classes[order] = number
-    return classes
+        taken[self._class[keep], self._layers[keep]] = found.values[:-1]
+        return Shape(sizes, self.sync_s, self._residence_s, float(found.values[-1] / speed), taken)
 
 
 def _shape(sizes: list[int]) -> Sizes:

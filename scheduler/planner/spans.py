@@ -74,6 +74,7 @@ class Spans:
 
     def take(self, keep: Flags | Ints) -> Spans:
         """Some of the entries."""
+        keep = np.flatnonzero(keep) if keep.dtype == np.bool_ else keep
         return Spans(
             self.host[keep],
             self.layers[keep],
