@@ -19,7 +19,6 @@ from scheduler.planner.drift import Drift, ThinLinks
 from scheduler.planner.evaluator import owners_reduce_s, step_seconds
 from scheduler.planner.instance import Floats, Instance, Ints
 from scheduler.planner.kinds import groups
-from scheduler.planner.programmes import Programmes
 from scheduler.planner.relaxation import Prices, Relaxed
 from scheduler.planner.shapes import Sizes
 from scheduler.planner.spans import Spans, mean_ends_s, route_shares_s
@@ -112,7 +111,6 @@ class BoundSearch:
         self._bare = replace(self._spans, hop_s=bare_s, last_s=self._ends_mean_s / 2)
         self._bare_path_s = self._ends_mean_s + instance.work.num_layers * float((bare_s / self._spans.layers).min())
         self._counts = Counts(instance)
-        self._programmes = Programmes()
         self._boxes = [self._first()]
 
     @property
@@ -240,7 +238,7 @@ class BoundSearch:
         spans = self._bare if drift is not None and drift.path_s.any() else self._spans
         # The others cannot be alone in a stage either.
         of_use = spans.in_time(sync_s) | (spans.rates >= self._work.global_batch / self._longest_s)
-        return Relaxed(spans.take(of_use), self._ones, sync_s, self._horizons_s, self._programmes, drift)
+        return Relaxed(spans.take(of_use), self._ones, sync_s, self._horizons_s, drift)
 
     def _grouped(self, sync_s: float, drift: Drift | None) -> Relaxed:
         """What prices are found with; not a bound. Hosts of large swarms are not worth being alone in a stage."""
@@ -249,7 +247,7 @@ class BoundSearch:
         if sync_s not in self._in_groups:
             limit_s = max(sync_s - self._latency_s, 0.0)
             spans = self._spans.take(self._spans.in_time(limit_s)).grouped(self._group, self._members)
-            self._in_groups[sync_s] = Relaxed(spans, self._members, limit_s, self._horizons_s, self._programmes)
+            self._in_groups[sync_s] = Relaxed(spans, self._members, limit_s, self._horizons_s)
         return self._in_groups[sync_s]
 
     def _most_rate(self, sync_s: _Interval, parent: Box) -> tuple[float, Floats, Prices]:

@@ -67,7 +67,11 @@ def classes(instance: Instance, sizes: Ints, sync_s: float) -> Ints:
         sizes: of stages.
         sync_s: the time.
     """
-    group, _ = groups(instance, _CLASSES)
+    if instance.num_hosts > _CLASSES:
+        group, _ = groups(instance, _CLASSES)
+    else:
+        # Those alike are beside each other: what is less than a host of one class is kept for the next.
+        group = np.argsort(by_kind(instance)[0])
     reduce_s = sizes[:, None] * instance.work.gradient_bytes / instance.hosts.reduce_bytes_per_s
     in_time = (reduce_s <= sync_s).sum(axis=0)
     able = instance.most_layers() > 0

@@ -14,7 +14,7 @@ from scheduler.planner.filling import every_stage, flows
 from scheduler.planner.instance import Assignment, Floats, Instance, Ints
 from scheduler.planner.kinds import classes
 from scheduler.planner.links import separate
-from scheduler.planner.programmes import Programmes
+from scheduler.planner.programmes import least
 
 
 def place(instance: Instance, sizes: Ints, residence_s: Floats, sync_s: float) -> Assignment | None:
@@ -66,7 +66,7 @@ def _taken(instance: Instance, sizes: Ints, rates: Floats, class_of: Ints, group
     limits = np.concatenate([members, np.zeros(len(cells)), sizes])
     most = np.concatenate([able[stage, chosen], np.full(groups, np.inf)])
     cost = np.concatenate([np.zeros(len(stage)), np.full(groups, -1.0)])
-    found = Programmes().least(cost, matrix, limits, most)
+    found = least(cost, matrix, limits, most)
     if found is None:
         return None
     taken = np.zeros((number, num_classes))

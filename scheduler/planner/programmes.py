@@ -1,7 +1,4 @@
-"""Linear programmes: many small ones, one after the other, each much like the one before.
-
-Where a programme has the rows and columns of an earlier one, the simplex method goes on from that one's answer.
-"""
+"""Small linear programmes: the least cost, and the prices of what limits it."""
 
 from __future__ import annotations
 
@@ -39,40 +36,30 @@ class Answer:
     cost: float
 
 
-class Programmes:
-    """Solves them; remembers only where to begin."""
+def least(cost: Floats, matrix: csr_array, limits: Floats, most: Floats | None = None) -> Answer | None:
+    """The least cost with rows at most their limits, and columns from 0 to `most`; None where nothing fits.
 
-    def __init__(self) -> None:
-        self._highs = highspy.Highs()
-        for name, value in _OPTIONS.items():
-            self._highs.setOptionValue(name, value)
-        self._bases: dict[tuple[int, ...], highspy.HighsBasis] = {}
-
-    def least(self, cost: Floats, matrix: csr_array, limits: Floats, most: Floats | None = None) -> Answer | None:
-        """The least cost with rows at most their limits, and columns from 0 to `most`; None where nothing fits.
-
-        Args:
-            most: of each column; anything if none is given.
-        """
-        by_column = matrix.tocsc()
-        programme = highspy.HighsLp()
-        programme.num_row_, programme.num_col_ = matrix.shape
-        programme.col_cost_ = cost
-        programme.col_lower_ = np.zeros(len(cost))
-        programme.col_upper_ = np.full(len(cost), np.inf) if most is None else most
-        programme.row_lower_ = np.full(len(limits), -np.inf)
-        programme.row_upper_ = limits
-        programme.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-        programme.a_matrix_.start_, programme.a_matrix_.index_ = by_column.indptr, by_column.indices
-        programme.a_matrix_.value_ = by_column.data
-        self._highs.passModel(programme)
-        known = self._bases.get(matrix.shape)
-        if known is not None:
-            self._highs.setBasis(known)
-        self._highs.run()
-        if self._highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-            return None
-        self._bases[matrix.shape] = self._highs.getBasis()
-        found = self._highs.getSolution()
-        prices: Floats = np.maximum(-np.array(found.row_dual), 0.0)
-        return Answer(np.array(found.col_value), prices, self._highs.getInfo().objective_function_value)
+    Args:
+        most: of each column; anything if none is given.
+    """
+    by_column = matrix.tocsc()
+    programme = highspy.HighsLp()
+    programme.num_row_, programme.num_col_ = matrix.shape
+    programme.col_cost_ = cost
+    programme.col_lower_ = np.zeros(len(cost))
+    programme.col_upper_ = np.full(len(cost), np.inf) if most is None else most
+    programme.row_lower_ = np.full(len(limits), -np.inf)
+    programme.row_upper_ = limits
+    programme.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+    programme.a_matrix_.start_, programme.a_matrix_.index_ = by_column.indptr, by_column.indices
+    programme.a_matrix_.value_ = by_column.data
+    solver = highspy.Highs()
+    for name, value in _OPTIONS.items():
+        solver.setOptionValue(name, value)
+    solver.passModel(programme)
+    solver.run()
+    if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        return None
+    found = solver.getSolution()
+    prices: Floats = np.maximum(-np.array(found.row_dual), 0.0)
+    return Answer(np.array(found.col_value), prices, solver.getInfo().objective_function_value)

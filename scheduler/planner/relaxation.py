@@ -34,7 +34,7 @@ from scipy.sparse import csr_array, hstack, vstack
 
 from scheduler.planner.drift import Drift
 from scheduler.planner.instance import Floats, Ints
-from scheduler.planner.programmes import Answer, Programmes
+from scheduler.planner.programmes import Answer, least
 from scheduler.planner.spans import Spans
 
 
@@ -95,7 +95,6 @@ class Relaxed:
         weight: Floats,
         sync_s: float,
         horizons_s: Floats,
-        programmes: Programmes,
         drift: Drift | None = None,
     ) -> None:
         """Lay out.
@@ -106,7 +105,6 @@ class Relaxed:
             drift: of the plans of interest, where regions are apart.
         """
         self.spans, self.drift, self._horizons_s = spans, drift, horizons_s
-        self._programmes = programmes
         self._weight = weight[: int(spans.host.max(initial=-1)) + 1]
         self._first = np.flatnonzero(np.diff(spans.host, prepend=-1))
         self._counted = self._weight[spans.host[self._first]]
@@ -307,7 +305,7 @@ class Relaxed:
         """
         sizes = spans.num_layers + 1
         if self.drift is None:
-            return self._programmes.least(cost, matrix, limits), np.zeros((sizes, 1))
+            return least(cost, matrix, limits), np.zeros((sizes, 1))
         rows = self.drift.rows(sizes, spans.layers, spans.group, share)
         # The columns beside the spans are none of the other rows', and the other way round.
         beside = (matrix.shape[1] - len(share), rows.shape[1] - len(share))
@@ -319,7 +317,7 @@ class Relaxed:
         ).tocsr()
         limits = np.concatenate([limits, np.zeros(rows.shape[0])])
         costs = np.concatenate([cost, np.repeat(self.drift.path_s, beside[1] // sizes)])
-        found = self._programmes.least(costs, matrix, limits)
+        found = least(costs, matrix, limits)
         if found is None:
             return None, np.zeros((sizes, 1))
         return found, found.prices[-rows.shape[0] :][: beside[1]].reshape(sizes, -1)

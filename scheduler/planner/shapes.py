@@ -14,7 +14,7 @@ from scipy.sparse import csr_array, vstack
 
 from scheduler.planner.instance import Floats, Instance, Ints
 from scheduler.planner.kinds import classes
-from scheduler.planner.programmes import Programmes
+from scheduler.planner.programmes import least
 from scheduler.planner.spans import Spans
 
 Sizes = tuple[int, ...]
@@ -62,7 +62,6 @@ class Shapes:
         self._flow = np.bincount(key, weights=flows, minlength=number * width)[columns] / self._most
         self._line = np.bincount(key, weights=spans.lines, minlength=number * width)[columns] / self._most
         self._found: dict[Sizes, Shape | None] = {}
-        self._programmes = Programmes()
 
     def best(self, stages: Floats, tries: int) -> list[Shape]:
         """Shapes, best first.
@@ -181,7 +180,7 @@ class Shapes:
         if len(partial):
             matrix = vstack([matrix, csr_array(np.pad(larger.astype(np.float64), ((0, 0), (0, 1))))]).tocsr()
             limits = np.concatenate([limits, self._most[keep][partial]])
-        found = self._programmes.least(cost, matrix, limits, most)
+        found = least(cost, matrix, limits, most)
         if found is None or found.values[-1] <= 0:
             return None
         taken = np.zeros((classes, self._instance.work.num_layers + 1))

@@ -12,7 +12,6 @@ from scheduler.planner.bound import BoundSearch
 from scheduler.planner.counts import Counts
 from scheduler.planner.evaluator import evaluate
 from scheduler.planner.instance import Floats, Instance
-from scheduler.planner.programmes import Programmes
 from scheduler.planner.relaxation import Relaxed
 from scheduler.planner.spans import Spans
 from tests.unit.scheduler.planner.test_relaxation import random_plan
@@ -56,7 +55,7 @@ def test_a_plan_s_own_stages_are_possible_at_its_rate(family: Family) -> None:
     found = evaluate(instance, plan)
     spans = Spans.of(instance, np.arange(instance.num_hosts))
     sync_s = float(found.stage_reduce_s.max()) - 2 * float(np.diag(instance.regions.latency_s).min())
-    relaxed = Relaxed(spans, np.ones(instance.num_hosts), sync_s, HORIZONS_S, Programmes())
+    relaxed = Relaxed(spans, np.ones(instance.num_hosts), sync_s, HORIZONS_S)
     solved = relaxed.most_layers(found.rate)
     assert solved is not None
     counts = Counts(instance)

@@ -13,7 +13,6 @@ from scheduler.planner.bound import BoundSearch
 from scheduler.planner.drift import Drift, ThinLinks
 from scheduler.planner.evaluator import evaluate
 from scheduler.planner.instance import Assignment, Floats, Instance, Ints
-from scheduler.planner.programmes import Programmes
 from scheduler.planner.relaxation import Prices, Relaxed
 from scheduler.planner.shapes import Sizes
 from scheduler.planner.spans import Spans, mean_ends_s, route_shares_s
@@ -60,12 +59,10 @@ def test_no_prices_of_shares_cut_off_a_plan(link_mbit: float, elsewhere: float) 
             groups = generator.exponential(1.0, (len(layers), 2)) * generator.integers(0, 2)
             prices = Prices(none, np.zeros(len(HORIZONS_S)), layers, groups)
             sync_s = float(found.stage_reduce_s.max())
-            relaxed = Relaxed(spans, ones, sync_s, HORIZONS_S, Programmes(), drift)
+            relaxed = Relaxed(spans, ones, sync_s, HORIZONS_S, drift)
             assert relaxed.most_worth(prices)(found.rate) >= instance.work.num_layers * (1 - 1e-9)
             assert relaxed.most_worths([prices], found.rate)[0] >= instance.work.num_layers * (1 - 1e-9)
-            crossing = Relaxed(
-                spans, ones, float(found.stage_reduce_s.max()), HORIZONS_S, Programmes(), links.on_path(drift)
-            )
+            crossing = Relaxed(spans, ones, float(found.stage_reduce_s.max()), HORIZONS_S, links.on_path(drift))
             prices = Prices(none, np.zeros(len(HORIZONS_S)), generator.exponential(0.3) * layers, 10 * groups)
             path_s = mean_ends_s(instance) + crossing.least_path_s(prices)(found.rate)
             assert path_s <= found.fill_s * (1 + 1e-9)
@@ -86,7 +83,7 @@ def test_a_programme_s_prices_prove_what_it_finds() -> None:
     layers: list[float] = []
     for most in (0.0, 0.02, 0.1, 0.5):
         drift = Drift(np.array([0.5, 0.5]), most, np.zeros(instance.work.num_layers + 1))
-        relaxed = Relaxed(spans, np.ones(40), sync_s, HORIZONS_S, Programmes(), drift)
+        relaxed = Relaxed(spans, np.ones(40), sync_s, HORIZONS_S, drift)
         solved = relaxed.most_layers(rate)
         assert solved is not None
         layers.append(solved.layers)
@@ -154,5 +151,5 @@ def test_whole_hosts_are_looked_for_in_each_region() -> None:
     weak = replace(spans, rates=np.where(spans.host % 2 == 1, 0.2 * spans.rates, spans.rates))
     for most, possible in ((0.5, True), (0.01, False)):
         drift = Drift(np.array([0.5, 0.5]), most, np.zeros(5))
-        relaxed = Relaxed(weak, np.ones(8), 1e3, HORIZONS_S, Programmes(), drift)
+        relaxed = Relaxed(weak, np.ones(8), 1e3, HORIZONS_S, drift)
         assert whole_hosts(relaxed, (2, 2), 8, 0.7 * rate)[0] == possible

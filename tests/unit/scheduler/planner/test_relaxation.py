@@ -8,7 +8,6 @@ import pytest
 from benchmarks.planner.families import FAMILIES, Family, make
 from scheduler.planner.evaluator import evaluate
 from scheduler.planner.instance import Assignment, Floats, Instance
-from scheduler.planner.programmes import Programmes
 from scheduler.planner.relaxation import Prices, Relaxed
 from scheduler.planner.spans import Spans
 
@@ -40,9 +39,7 @@ def test_no_prices_cut_off_a_plan(family: Family) -> None:
     for _ in range(5):
         plan = random_plan(instance, generator)
         found = evaluate(instance, plan)
-        relaxed = Relaxed(
-            spans, np.ones(instance.num_hosts), float(found.stage_reduce_s.max()) - latency_s, HORIZONS_S, Programmes()
-        )
+        relaxed = Relaxed(spans, np.ones(instance.num_hosts), float(found.stage_reduce_s.max()) - latency_s, HORIZONS_S)
         for _ in range(5):
             reduce = generator.exponential(1e-9, instance.work.num_layers + 1) * generator.integers(0, 2)
             waits = generator.exponential(0.3, len(HORIZONS_S)) / HORIZONS_S**2 * generator.integers(0, 2, 5)

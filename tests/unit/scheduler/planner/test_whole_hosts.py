@@ -9,7 +9,6 @@ import pytest
 
 from scheduler.planner.counts import Counts
 from scheduler.planner.instance import Hosts, Instance, Ints, Owners, Regions, Work
-from scheduler.planner.programmes import Programmes
 from scheduler.planner.relaxation import Relaxed
 from scheduler.planner.spans import Spans
 from scheduler.planner.whole_hosts import WholeHosts, whole_hosts
@@ -33,7 +32,7 @@ def five_hosts(seed: int) -> Instance:
 
 
 def relaxed(instance: Instance, sync_s: float) -> Relaxed:
-    return Relaxed(Spans.of(instance, np.arange(5)), np.ones(5), sync_s, np.ones(1), Programmes())
+    return Relaxed(Spans.of(instance, np.arange(5)), np.ones(5), sync_s, np.ones(1))
 
 
 def best_rate(instance: Instance, sync_s: float) -> float:
