@@ -31,6 +31,8 @@ _BALANCES, _WORTH_A_BALANCE = 6, 1e-3
 """Of all-reduces with what they overlap, at most; and what one has to gain for another one, as a share of the step."""
 _MANY = 3000
 """Of more hosts, everything takes its time: less is tried."""
+_SWEPT = 128
+"""Of more hosts, fractions of hosts in a programme are nearly whole ones."""
 _OF_THE_WAY = 0.35
 """From the bound's step to a first plan's: where better plans are."""
 _SMALL = 32
@@ -165,9 +167,9 @@ def certified_plan(
             candidates.offer(plan)
     search = BoundSearch(instance, slowest)
     search.split(effort.splits[0], paths=False)
-    if instance.num_hosts > _MANY:
+    if instance.num_hosts > _SWEPT:
         _sweep_shapes(instance, search, candidates)
-    else:
+    if instance.num_hosts <= _MANY:
         _fill_shapes(instance, search, candidates, out_of_time)
     search.shorten(candidates.chosen[0].step_s * (1 - effort.enough))
     if instance.num_hosts <= _MANY or search.weakest.step_s > candidates.chosen[0].step_s * (1 - _NEAR):
