@@ -14,6 +14,7 @@ import numpy as np
 from scheduler.planner.arranging import arrange, in_turns, is_short_of_memory
 from scheduler.planner.bound import BoundSearch, Box
 from scheduler.planner.evaluator import Evaluation, evaluate, step_seconds
+from scheduler.planner.feasible import alone, check_possible, fewest_stages
 from scheduler.planner.filling import fill, ordered, settle
 from scheduler.planner.instance import Assignment, Instance, Ints
 from scheduler.planner.placing import place
@@ -21,7 +22,6 @@ from scheduler.planner.polishing import polish
 from scheduler.planner.replicated import replicated_plans
 from scheduler.planner.shapes import Shape, Shapes, Sizes
 from scheduler.planner.sweeping import Found, begun, swept
-from swarm.errors import ModelTooLarge, RunError
 
 _NEAR = 0.05
 """From the bound, as a share: where a first plan is this near, proofs come before other plans."""
@@ -156,12 +156,12 @@ def certified_plan(
     check_possible(instance)
     effort = _Effort.of(instance.num_hosts)
     candidates = _Candidates(instance, start)
-    fewest = instance.work.num_stages or _fewest_stages(instance)
-    slowest = candidates.offer(_alone(instance, fewest)).step_s
+    fewest = instance.work.num_stages or fewest_stages(instance)
+    slowest = candidates.offer(alone(instance, fewest)).step_s
     if instance.num_hosts <= _SMALL and not instance.work.num_stages:
         able = int((instance.most_layers() > 0).sum())
         for number in range(fewest + 1, min(fewest + _POLISHED, able, instance.work.num_layers) + 1):
-            candidates.offer(_alone(instance, number))
+            candidates.offer(alone(instance, number))
     if instance.num_hosts <= _SMALL:
         for plan in replicated_plans(instance):
             candidates.offer(plan)
@@ -357,67 +357,3 @@ def _filled(instance: Instance, sizes: Sizes, path_s: float, sync_s: float) -> t
         else fill(instance, shape, shapes.sizes_of_hosts(shape), _Effort.of(instance.num_hosts).moves)
     )
     return None if plan is None else (evaluate(instance, plan), plan)
-
-
-def _fewest_stages(instance: Instance) -> int:
-    held = np.cumsum(np.sort(instance.most_layers())[::-1])
-    return int(np.searchsorted(held, instance.work.num_layers)) + 1
-
-
-def _alone(instance: Instance, number: int) -> Assignment:
-    """The hosts with the most memory, each alone in its stage.
-
-    Raises:
-        RunError: so many stages do not hold the trunk.
-    """
-    layers = instance.work.num_layers
-    most = instance.most_layers()
-    order = np.argsort(-most, kind="stable")[:number]
-    held = int(most[order].sum())
-    if held < layers or most[order[-1]] < 1:
-        raise RunError(
-            f"{number} stages cannot hold the trunk: the {number} largest hosts hold {held} of its {layers} layers"
-            + (f"; {_mib(instance, layers - held)} are missing" if held < layers else ""),
-            "ask for another number of stages, or let hosts with more memory join",
-        )
-    sizes = np.ones(number, dtype=np.int64)
-    for row in range(number):
-        sizes[row] += min(int(most[order[row]]) - 1, layers - int(sizes.sum()))
-    stage = np.full(instance.num_hosts, -1, dtype=np.int64)
-    stage[order] = np.arange(number)
-    return Assignment(stage, sizes)
-
-
-def check_possible(instance: Instance) -> None:
-    """Refuse what no plan can do.
-
-    Raises:
-        ModelTooLarge: the hosts' memory does not hold the trunk; says how much is missing.
-        RunError: no owner, or more stages asked for than hosts or layers.
-    """
-    work = instance.work
-    if not instance.num_hosts or not instance.owners.names:
-        raise RunError(
-            f"{instance.num_hosts} hosts and {len(instance.owners.names)} owners are here", "wait for more to join"
-        )
-    held = int(instance.most_layers().sum())
-    limit = min(work.num_layers, instance.num_hosts)
-    # A stage without a host misses the memory for a layer at least.
-    short = max(min(work.num_stages, work.num_layers) - instance.num_hosts, work.num_layers - held)
-    if work.num_stages > limit:
-        raise RunError(
-            f"{work.num_stages} stages were asked for, but {instance.num_hosts} hosts and {work.num_layers} trunk "
-            f"layers allow {limit}" + (f"; {_mib(instance, short)} are missing" if short > 0 else ""),
-            "ask for fewer stages",
-        )
-    if held < work.num_layers:
-        raise ModelTooLarge(
-            f"all {instance.num_hosts} hosts together hold {held} of the trunk's {work.num_layers} layers; "
-            f"{_mib(instance, short)} are missing",
-            "let more hosts join, raise their memory limits, or make the model smaller",
-        )
-
-
-def _mib(instance: Instance, layers: int) -> str:
-    """The memory of so many layers, with one microbatch in flight."""
-    return f"{layers * (instance.work.layer_state_bytes + instance.work.graph_bytes) / 2**20:,.0f} MiB"

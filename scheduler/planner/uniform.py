@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from scheduler.planner.evaluator import evaluate
-from scheduler.planner.heuristic import Certified, certified_plan, check_possible
+from scheduler.planner.feasible import check_possible
+from scheduler.planner.heuristic import Certified, certified_plan
 from scheduler.planner.instance import Assignment, Instance
 
 
