@@ -11,8 +11,6 @@ _SPEED_STEP = 1.5
 
 _LINE_STEP = 1.05
 """Groups of a kind whose lines differ by less are one."""
-_CLASSES = 192
-"""About so many; of so many hosts, each is one."""
 
 
 def by_kind(instance: Instance) -> tuple[Ints, Ints]:
@@ -60,15 +58,16 @@ def groups(instance: Instance, about: int) -> tuple[Ints, Floats]:
     return group, np.bincount(group[order]).astype(np.float64)
 
 
-def classes(instance: Instance, sizes: Ints, sync_s: float) -> Ints:
+def classes(instance: Instance, about: int, sizes: Ints, sync_s: float) -> Ints:
     """Of each host, the number of its class: groups, of which all can or none can reduce a stage of a size in time.
 
     Args:
+        about: groups; of so many hosts, each is one.
         sizes: of stages.
         sync_s: the time.
     """
-    if instance.num_hosts > _CLASSES:
-        group, _ = groups(instance, _CLASSES)
+    if instance.num_hosts > about:
+        group, _ = groups(instance, about)
     else:
         # Those alike are beside each other: what is less than a host of one class is kept for the next.
         group = np.argsort(by_kind(instance)[0])

@@ -16,6 +16,9 @@ from scheduler.planner.kinds import classes
 from scheduler.planner.links import separate
 from scheduler.planner.programmes import least
 
+_CLASSES, _ALIKE = 192, 10
+"""Of hosts, about: so many, or of many hosts one for every few of them."""
+
 
 def place(instance: Instance, sizes: Ints, residence_s: Floats, sync_s: float) -> Assignment | None:
     """Place all hosts.
@@ -31,7 +34,8 @@ def place(instance: Instance, sizes: Ints, residence_s: Floats, sync_s: float) -
     pairs = zip(sizes.tolist(), residence_s.tolist(), strict=True)
     rates = np.stack([flows(instance, size, sync_s, stays_s) for size, stays_s in pairs])
     group = separate(instance)[instance.hosts.region]
-    class_of = classes(instance, np.unique(sizes), sync_s) * (int(group.max()) + 1) + group
+    about = max(_CLASSES, instance.num_hosts // _ALIKE)
+    class_of = classes(instance, about, np.unique(sizes), sync_s) * (int(group.max()) + 1) + group
     class_of = np.unique(class_of, return_inverse=True)[1].ravel()
     taken = _taken(instance, sizes, rates, class_of, group, sync_s)
     if taken is None:

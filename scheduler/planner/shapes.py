@@ -19,6 +19,8 @@ from scheduler.planner.spans import Spans
 
 Sizes = tuple[int, ...]
 """Layers of each stage, large ones first."""
+_CLASSES = 192
+"""Of hosts, about."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +47,7 @@ class Shapes:
 
     def __init__(self, instance: Instance, sync_s: float, residence_s: Floats) -> None:
         self._instance, self.sync_s, self._residence_s = instance, sync_s, residence_s
-        self._class_of = classes(instance, np.arange(1, instance.work.num_layers + 1), sync_s)
+        self._class_of = classes(instance, _CLASSES, np.arange(1, instance.work.num_layers + 1), sync_s)
         self._members = np.bincount(self._class_of)
         number = len(self._members)
         spans = Spans.of(instance, np.arange(instance.num_hosts))
