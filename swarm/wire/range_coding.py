@@ -1,10 +1,10 @@
 """Whole numbers to bytes and back, in as few bits as their spread allows.
 
-A number is a value in steps, dithered and rounded: c + u, where c is as a Laplace variable of some spread and u, known to
-both ends, is uniform over a step. Spreads come in quarter octaves, each with its table of probabilities. A number is
-coded with the sign of its u, since it is the likelier to lie on that side.
+A number is a value in steps, dithered and rounded: c + u, where c is as a Laplace variable of some spread and u, known
+to both ends, is uniform over a step. Spreads come in quarter octaves, each with its table of probabilities. A number is
+coded times the sign of its u, since that is the side it is likelier to lie on.
 
-Tables are whole numbers out of 2^20, so that two machines whose exponential functions differ in the last bit hold the same.
+Tables are whole numbers out of 2^20, so that machines whose exponential functions differ in the last bit hold the same.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def spread_of(scales: npt.ArrayLike) -> Spreads:
     """
     with np.errstate(divide="ignore"):
         quarters = _ONE_STEP + np.rint(_QUARTERS * np.log2(np.asarray(scales, dtype=np.float64)))
-    return np.clip(quarters, 0, MOST_SPREAD).astype(np.int64)
+    spreads: Spreads = np.clip(quarters, 0, MOST_SPREAD).astype(np.int64)
+    return spreads
 
 
 def shifted(spreads: Spreads, octaves: float) -> Spreads:
@@ -102,17 +103,18 @@ def _bits() -> Floats:
 
 
 def _reach(spread: int) -> int:
-    return math.ceil(_REACH * 2.0 ** ((spread - _ONE_STEP) / _QUARTERS)) + 2
+    return math.ceil(_REACH * float(scale_of(np.array(spread)))) + 2
 
 
 @functools.cache
 def _table(spread: int) -> Floats:
     """Of -reach .. reach, for u from 0 to half a step."""
-    breadth = 2.0 ** ((spread - _ONE_STEP) / _QUARTERS) / math.sqrt(2)
+    breadth = float(scale_of(np.array(spread))) / math.sqrt(2)
 
     def integral(at: Floats) -> Floats:
         """Of the distribution function, up to `at`."""
-        return np.maximum(at, 0.0) + breadth / 2 * np.exp(-np.abs(at) / breadth)
+        total: Floats = np.maximum(at, 0.0) + breadth / 2 * np.exp(-np.abs(at) / breadth)
+        return total
 
     k = np.arange(-_reach(spread), _reach(spread) + 1, dtype=np.float64)
     shares = 2 * (integral(k + 0.5) - integral(k) - integral(k - 0.5) + integral(k - 1.0))

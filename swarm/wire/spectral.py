@@ -25,13 +25,11 @@ the rest is zeros.
 Nothing is kept from one tensor to the next: peers come and go, and whatever both ends would have to remember about each
 other would be one more thing to lose.
 
-Source: reverse water-filling (Shannon, 1959); entropy-coded dithered quantisation (Zamir and Feder, 1992); the space of
-main directions by randomised subspace iteration (Halko, Martinsson and Tropp, 2011).
+Source: reverse water-filling (Shannon, 1959); entropy-coded dithered quantisation (Zamir and Feder, 1992).
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import zlib
 from dataclasses import dataclass
@@ -41,10 +39,12 @@ import numpy.typing as npt
 import torch
 
 from swarm.errors import NonFinite, ProtocolError
+from swarm.wire.directions import main_directions
 from swarm.wire.range_coding import (
     MOST_SPREAD,
     WIDEST_STEPS,
     Floats,
+    Numbers,
     Reader,
     Spreads,
     Writer,
@@ -56,16 +56,17 @@ from swarm.wire.range_coding import (
 
 Bytes = npt.NDArray[np.uint8]
 
-LEAST_BYTES = 64
+RATIO = 20
+"""Bytes of fp32 over bytes sent."""
+_LEAST_BYTES = 64
 _HEAD = np.dtype([("top", "<f4"), ("step", "<f4"), ("seed", "<u4"), ("count", "<u2"), ("rest", "u1")])
-_LEAST_STEPS = {False: 0.5, True: 0.7}
-"""By whether the remainder is sent: directions of a smaller spread do not pay for themselves."""
-_DIRECTION_OCTAVES = -1.0
+_LEAST_STEPS = 0.6
+"""Directions with a smaller deviation do not pay for themselves."""
+_DIRECTION_OCTAVES = -0.75
 """How much coarser directions are rounded than would err like the parts: finer ones cost more than they save."""
-_SPARE_DIRECTIONS = 8
 _TRIALS = 8
-_FULL = 0.985
-"""Of the bytes there are: more trials would buy less than they cost."""
+_FULL, _AIM = 0.98, 0.99
+"""Of the bytes there are: to be content with, and to aim at. More trials would buy less than they cost."""
 _HALVINGS = 18
 _INDEPENDENT = 0.01
 _SMALLEST = 2.0**-126
@@ -80,7 +81,7 @@ class Plan:
         kept: which directions are sent.
         spreads: of their parts.
         rest: spread of the remainder, plus 1; 0 where it is dropped.
-        bits: that this takes, about.
+        bits: that all of this takes, about.
     """
 
     step: float
@@ -108,28 +109,31 @@ class Planner:
     columns: int
     whole: bool
 
-    def plan(self, bits: float) -> Plan:
-        """With about so many bits; with more than that where the coarsest step takes more."""
+    def step_for(self, bits: float) -> float:
+        """The smallest step that takes about so many bits, or the coarsest there is."""
         widest = math.log2(max(float(self.scales.max(initial=0.0)), math.sqrt(self.left / self.columns), _SMALLEST))
         low, high = widest - math.log2(WIDEST_STEPS), widest + 2
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            if self.at(2.0**middle).bits > bits:
+            if self.at(math.exp2(middle)).bits > bits:
                 low = middle
             else:
                 high = middle
-        return self.at(2.0**high)
+        return math.exp2(high)
 
     def at(self, step: float) -> Plan:
         """What this step leads to."""
-        kept = np.flatnonzero(self.scales > _LEAST_STEPS[self.whole] * step)
+        kept = np.flatnonzero(self.scales > _LEAST_STEPS * step)
         spreads = spread_of(self.scales[kept] / step)
-        bits = self.rows * mean_bits(spreads) + self.columns * mean_bits(direction_spreads(spreads, self.rows / self.columns))
+        bits = self.rows * mean_bits(spreads) + self.columns * mean_bits(
+            direction_spreads(spreads, self.rows / self.columns)
+        )
         others = self.columns - len(kept)
         if not (self.whole and others):
             return Plan(step, kept, spreads, 0, bits + 8 * len(kept))
         left = self.left + np.square(self.scales).sum() - np.square(self.scales[kept]).sum()
-        rest = spread_of([math.sqrt(max(0.0, left) / others) / step])
+        # As of a normal variable, whose mean magnitude is a Laplace variable's of 1.13 times its deviation.
+        rest = spread_of([math.sqrt(4 / math.pi * max(0.0, left) / others) / step])
         return Plan(step, kept, spreads, int(rest[0]) + 1, bits + 8 * len(kept) + self.rows * others * mean_bits(rest))
 
 
@@ -138,17 +142,22 @@ def direction_spreads(spreads: Spreads, rows_per_column: float) -> Spreads:
     return shifted(spreads, _DIRECTION_OCTAVES + math.log2(rows_per_column) / 2)
 
 
-def quantize(values: torch.Tensor, num_bytes: int, whole: bool) -> torch.Tensor:
+def encoded_bytes(num_values: int) -> int:
+    """Bytes that so many values take."""
+    return max(_LEAST_BYTES, 4 * num_values // RATIO) if num_values else 0
+
+
+def quantize(values: torch.Tensor, whole: bool) -> torch.Tensor:
     """Put a tensor into bytes.
 
     Args:
         values: float32, (rows, columns), contiguous, CPU, finite.
-        num_bytes: of the payload, `LEAST_BYTES` or more.
         whole: without bias, so that errors average away; otherwise with the least error.
 
     Returns:
-        uint8, (num_bytes,).
+        uint8, (`encoded_bytes`,).
     """
+    num_bytes = encoded_bytes(values.numel())
     payload = np.zeros(num_bytes, dtype=np.uint8)
     rows, columns = values.shape
     top = float(values.abs().max())
@@ -156,22 +165,30 @@ def quantize(values: torch.Tensor, num_bytes: int, whole: bool) -> torch.Tensor:
         return torch.from_numpy(payload)
     even = values / top
     rank = int(8 * num_bytes / (1.5 * rows + 4 * columns))
-    directions, scales, left = _main_directions(even, max(1, min(rows, columns, rank)))
-    planner = Planner(scales, left, rows, columns, whole)
-    seed = zlib.crc32(values.numpy())
-    bits = 8.0 * (num_bytes - _HEAD.itemsize)
+    directions, parts = main_directions(even, max(1, min(rows, columns, rank)))
+    # A Laplace variable's deviation, by its mean magnitude, which decides how many bits it takes.
+    scales = math.sqrt(2) * parts.abs().mean(0).double().numpy()
+    left = float(even.square().sum() - parts.square().sum()) / rows
+    planner = Planner(scales, max(0.0, left), rows, columns, whole)
+    seed = zlib.crc32(values.numpy().data)
+    room = num_bytes - _HEAD.itemsize
+    step, too_fine, too_coarse = planner.step_for(8.0 * room), 0.0, math.inf
     for _ in range(_TRIALS):
-        plan = planner.plan(bits)
-        packed = _packed(even, directions, plan, seed)
-        body = np.concatenate([plan.spreads.astype(np.uint8), packed])
-        room = num_bytes - _HEAD.itemsize
-        if len(body) <= room:
-            head = np.array((top, plan.step, seed, len(plan.kept), plan.rest), dtype=_HEAD)
-            payload[: _HEAD.itemsize] = head.reshape(1).view(np.uint8)
-            payload[_HEAD.itemsize :] = np.pad(body, (0, room - len(body)))
+        plan = planner.at(step)
+        body = np.concatenate([plan.spreads.astype(np.uint8), _packed(even, directions, plan, seed)])
+        if len(body) > room:
+            too_fine = step
+        else:
+            too_coarse = step
+            head = np.array([(top, step, seed, len(plan.kept), plan.rest)], dtype=_HEAD)
+            payload[:] = np.pad(np.concatenate([head.view(np.uint8), body]), (0, room - len(body)))
             if len(body) >= _FULL * room:
                 break
-        bits *= 0.998 * room / max(1, len(body))
+        # Where bits run out by so many an octave, this step leaves as few unused as is wanted.
+        bits_per_octave = planner.at(step / 2).bits - plan.bits
+        step *= 2.0 ** (8 * (len(body) - _AIM * room) / max(bits_per_octave, 8.0))
+        if not too_fine < step < too_coarse:
+            step = math.sqrt(too_fine * too_coarse) if too_fine and too_coarse < math.inf else step
     return torch.from_numpy(payload)
 
 
@@ -179,7 +196,7 @@ def dequantize(payload: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     """Take a tensor out of bytes.
 
     Args:
-        payload: uint8; any bytes, as they may come from anybody.
+        payload: uint8, (`encoded_bytes`,); any bytes, as they may come from anybody.
 
     Returns:
         float32, (rows, columns).
@@ -230,33 +247,12 @@ def _packed(even: torch.Tensor, directions: torch.Tensor, plan: Plan, seed: int)
 def _basis(numbers: torch.Tensor, whole: bool) -> torch.Tensor:
     """Orthonormal: along the directions one after the other, and then, for a whole one, across all of them."""
     unit = numbers / numbers.norm(dim=0).clamp_min(_SMALLEST)
-    return torch.linalg.qr(unit, mode="complete" if whole else "reduced").Q
+    basis: torch.Tensor = torch.linalg.qr(unit, mode="complete" if whole else "reduced").Q
+    return basis
 
 
-def _dither(seed: int, width: int, rows: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _dither(seed: int, width: int, rows: int) -> tuple[Numbers, Numbers]:
     """Between half a step below and above, and its signs: [width, rows]. Raw bits, since numpy keeps those for ever."""
     raw = np.random.PCG64(seed).random_raw(-(-width * rows // 4)).view(np.uint16)[: width * rows].reshape(width, rows)
-    dither = (raw.astype(np.float32) + 0.5) / 65536 - 0.5
+    dither: Numbers = (raw.astype(np.float32) + np.float32(0.5)) / np.float32(65536) - np.float32(0.5)
     return dither, np.where(dither < 0, np.float32(-1), np.float32(1))
-
-
-def _main_directions(even: torch.Tensor, rank: int) -> tuple[torch.Tensor, Floats, float]:
-    """[columns, rank], largest first; the scales of the rows' parts; and a row's energy outside of them."""
-    rows, columns = even.shape
-    width = min(rank + _SPARE_DIRECTIONS, rows, columns)
-    basis, _ = torch.linalg.qr(even @ _start(columns, width))
-    basis, _ = torch.linalg.qr(even.T @ basis)
-    basis, _ = torch.linalg.qr(even @ basis)
-    basis, _ = torch.linalg.qr(even.T @ basis)
-    parts = even @ basis
-    variances, turn = torch.linalg.eigh(parts.T @ parts / rows)
-    turn = turn.flip(1)[:, :rank]
-    left = float(even.square().sum() / rows - variances.flip(0)[:rank].sum())
-    # A Laplace variable's deviation: from its mean magnitude, which decides how many bits it takes.
-    scales = math.sqrt(2) * (parts @ turn).abs().mean(0).double().numpy()
-    return basis @ turn, scales, max(0.0, left)
-
-
-@functools.lru_cache(maxsize=8)
-def _start(columns: int, width: int) -> torch.Tensor:
-    return torch.randn(columns, width, generator=torch.Generator().manual_seed(0))

@@ -14,7 +14,7 @@ from swarm.wire.spectral import MOST_BITS, RATIO, Room, encoded_bytes, share_out
 
 def relative_error(values: torch.Tensor) -> float:
     """Energy of the error over energy."""
-    back = spectral.dequantize(spectral.quantize(values), *values.shape)
+    back = spectral.dequantize(spectral.quantize(values, whole), *values.shape)
     return float((back - values).square().sum() / values.square().sum())
 
 
@@ -40,7 +40,7 @@ def test_rows_of_very_different_lengths_keep_their_own_relative_error() -> None:
     """A quiet token counts as much as a loud one: what follows normalises each."""
     values = near(8, 0.0)
     values *= 10.0 ** torch.linspace(-9, 9, len(values))[:, None]
-    back = spectral.dequantize(spectral.quantize(values), *values.shape)
+    back = spectral.dequantize(spectral.quantize(values, whole), *values.shape)
     errors = (back - values).norm(dim=1) / values.norm(dim=1)
     assert float(errors.median()) < 0.1
     assert float(errors.max()) < 0.5
