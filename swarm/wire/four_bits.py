@@ -30,6 +30,7 @@ import math
 
 import torch
 
+from swarm.errors import NonFinite
 from swarm.wire.directions import main_directions
 
 BLOCK_VALUES = 128
@@ -41,6 +42,8 @@ _SHARE_BYTES = 73
 _TOP_BYTES = 4
 _ZERO_ROW = 255
 _SMALLEST_SCALE = 2.0**-126
+_LARGEST = torch.finfo(torch.bfloat16).max
+"""Of steps, and of values, which rounding may have brought beyond it."""
 _LEAST_STEP = 2.0**-16
 """Of a block of zeros."""
 _CHUNK_BLOCKS = 1024
@@ -88,7 +91,9 @@ def quantize(values: torch.Tensor) -> torch.Tensor:
         rms = _rms(values)
         top = rms.max().clamp_min(_SMALLEST_SCALE)
         octaves = torch.log2(top / rms).floor().clamp(0, _ZERO_ROW)
-        even = torch.where(octaves == _ZERO_ROW, 0.0, values / (top * torch.exp2(-octaves)))
+        scale = top * torch.exp2(-octaves)
+        octaves[scale < _SMALLEST_SCALE] = _ZERO_ROW
+        even = values * torch.where(octaves == _ZERO_ROW, 0.0, 1 / scale)
         directions, _ = main_directions(even, rank)
         directions = _rounded(directions.T)
         basis = _unit(_restored(directions, rank, values.shape[1]))
@@ -112,19 +117,24 @@ def dequantize(payload: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         payload: uint8, (`encoded_bytes`,); any bytes, as they may come from anybody.
 
     Returns:
-        float32, (rows, columns); where a step is not finite, neither are its values.
+        float32, (rows, columns).
+
+    Raises:
+        NonFinite: a scale that is not finite.
     """
     rank = rank_of(rows, columns)
     sizes = [_blocks(count) * _BLOCK_BYTES for count in (rank * columns, rank * rows, rows * columns)]
     if not rank:
-        return _restored(payload[: sizes[2]], rows, columns)
+        return _restored(payload[: sizes[2]], rows, columns).clamp_(-_LARGEST, _LARGEST)
     ends = list(itertools.accumulate([_TOP_BYTES, rows, *sizes]))
     top, octaves, directions, parts, remainder, _ = torch.tensor_split(payload, ends)
     basis = _unit(_restored(directions, rank, columns))
     even = _restored(remainder, rows, columns).addmm_(_restored(parts, rank, rows).T, basis)
+    largest = top.clone().view(torch.float32)
+    _require_finite(largest)
     small = octaves.float()[:, None]
-    scale = torch.where(small == _ZERO_ROW, 0.0, top.clone().view(torch.float32) * torch.exp2(-small))
-    return even.mul_(scale)
+    scale = torch.where(small == _ZERO_ROW, 0.0, largest * torch.exp2(-small))
+    return even.mul_(scale).clamp_(-_LARGEST, _LARGEST)
 
 
 def _blocks(num_values: int) -> int:
@@ -155,7 +165,7 @@ def _rounded(matrix: torch.Tensor) -> torch.Tensor:
         largest = part.abs().amax(1, keepdim=True).clamp_min_(_SMALLEST_SCALE)
         rotated = ((part / largest) @ _ROTATION).view(len(part), _HALVES, -1)
         step = rotated.abs().amax(2, keepdim=True).div_(MOST_STEPS).clamp_min_(_LEAST_STEP)
-        steps[start : start + _CHUNK_BLOCKS] = (step * largest[:, :, None]).bfloat16()
+        steps[start : start + _CHUNK_BLOCKS] = (step * largest[:, :, None]).clamp_max_(_LARGEST)
         rounded = rotated.div_(step).round_().add_(8).view(len(part), BLOCK_VALUES).to(torch.uint8)
         packed[start : start + _CHUNK_BLOCKS] = rounded[:, ::2] | (rounded[:, 1::2] << 4)
     return torch.cat([packed.view(-1), steps.bfloat16().view(-1).view(torch.uint8)])
@@ -166,6 +176,7 @@ def _restored(blocks: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     num_blocks = _blocks(rows * columns)
     packed = blocks[: num_blocks * BLOCK_VALUES // 2].view(num_blocks, BLOCK_VALUES // 2)
     steps = blocks[num_blocks * BLOCK_VALUES // 2 :].clone().view(torch.bfloat16).float().view(-1, _HALVES, 1)
+    _require_finite(steps)
     values = torch.empty(num_blocks, BLOCK_VALUES)
     for start in range(0, num_blocks, _CHUNK_BLOCKS):
         part = packed[start : start + _CHUNK_BLOCKS]
@@ -180,3 +191,8 @@ def _restored(blocks: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         torch.mm(rounded, _ROTATION, out=into)
         into.mul_(largest)
     return values.view(-1)[: rows * columns].view(rows, columns)
+
+
+def _require_finite(scales: torch.Tensor) -> None:
+    if not bool(torch.isfinite(scales).all()):
+        raise NonFinite("a boundary tensor's scales are not finite", "drop that peer")

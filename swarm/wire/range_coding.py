@@ -22,11 +22,11 @@ Floats = npt.NDArray[np.float64]
 Spreads = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float32]
 
-MOST_SPREAD = 60
+MOST_SPREAD = 64
 _QUARTERS = 4
 _ONE_STEP = 16
-_REACH = 32
-"""Spreads that a table covers; what lies further out is brought to its edge."""
+REACH = 32
+"""Deviations that a table covers; what lies further out is brought to its edge."""
 _WHOLE = 2.0**20
 WIDEST_STEPS = 2.0 ** ((MOST_SPREAD - _ONE_STEP) / _QUARTERS)
 
@@ -54,6 +54,11 @@ def scale_of(spread: Spreads) -> Floats:
     return scales
 
 
+def reach_of(spread: int) -> int:
+    """The largest number that a table has."""
+    return math.ceil(REACH * float(scale_of(np.array(spread)))) + 2
+
+
 class Writer:
     """Numbers, one group after the other."""
 
@@ -62,7 +67,7 @@ class Writer:
 
     def put(self, numbers: Numbers, spread: int) -> None:
         """Append a group of one spread; numbers beyond its table are brought to the edge."""
-        reach = _reach(spread)
+        reach = reach_of(spread)
         self._encoder.encode((np.clip(numbers, -reach, reach) + reach).astype(np.int32).reshape(-1), _model(spread))
 
     def packed(self) -> npt.NDArray[np.uint8]:
@@ -84,7 +89,7 @@ class Reader:
             numbers: npt.NDArray[np.int32] = self._decoder.decode(_model(spread), count)
         except (AssertionError, ValueError) as error:
             raise ProtocolError("a boundary tensor's numbers cannot be decoded", "drop that peer") from error
-        return (numbers - _reach(spread)).astype(np.float32)
+        return (numbers - reach_of(spread)).astype(np.float32)
 
 
 def mean_bits(spreads: Spreads) -> float:
@@ -102,10 +107,6 @@ def _bits() -> Floats:
     return np.array(bits)
 
 
-def _reach(spread: int) -> int:
-    return math.ceil(_REACH * float(scale_of(np.array(spread)))) + 2
-
-
 @functools.cache
 def _table(spread: int) -> Floats:
     """Of -reach .. reach, for u from 0 to half a step."""
@@ -116,7 +117,7 @@ def _table(spread: int) -> Floats:
         total: Floats = np.maximum(at, 0.0) + breadth / 2 * np.exp(-np.abs(at) / breadth)
         return total
 
-    k = np.arange(-_reach(spread), _reach(spread) + 1, dtype=np.float64)
+    k = np.arange(-reach_of(spread), reach_of(spread) + 1, dtype=np.float64)
     shares = 2 * (integral(k + 0.5) - integral(k) - integral(k - 0.5) + integral(k - 1.0))
     table: Floats = np.rint(_WHOLE * np.maximum(shares, 0.0))
     return table

@@ -1,15 +1,14 @@
 """Few bits a value: a boundary tensor's main directions, and what each token has of them, rounded with dither.
 
 Rows are tokens, columns the model's width. Activations and their gradients lie near a space of few dimensions: of width
-128, 32 directions hold 77 to 99 % of the energy. The main directions of all rows are found, and every row's parts of them
-are rounded to steps of one size, the largest ones that fit into the bytes there are; a range coder then spends bits where
-parts are spread widely. Directions that are narrower than a step are not worth their bytes. What is left of the rows
-outside of the main directions is
+128, 32 directions hold 77 to 99 % of the energy. The main directions of all rows are found, and every row's parts of
+them are rounded to steps of one size, the smallest that fits into the bytes there are; a range coder then spends bits
+where parts are spread widely. Directions narrower than that are not worth their bytes. What is left of the rows is
 
-- dropped from activations: the least error is what counts;
-- rounded like the rest in gradients, in the directions that complete the basis. Whatever is dropped always lies in the
-  same weak directions, and Adam, which brings every weight's gradient to one size, never learns what they had to say.
-  Rounding errors of dithered values are as large, but zero on average: microbatches and steps average them away.
+- dropped from activations, where the least error is best;
+- rounded like the rest in gradients, along directions that complete the basis. What is dropped always lies in the same
+  weak directions, and Adam, which brings every weight's gradient to one size, would never learn what they have to say.
+  Errors of dithered values are larger, but zero on average: microbatches and steps average them away.
 
 The dither is drawn on both ends from a sum over the tensor. A payload takes the same number of bytes whatever is in it;
 the rest is zeros.
@@ -20,7 +19,7 @@ the rest is zeros.
     2 bytes     r, the number of directions
     1 byte      spread of the remainder, plus 1; 0 where it is dropped
     r bytes     spreads of the directions' parts
-    the rest    one range coder's output: the directions, one after the other, then parts by direction, then the remainder
+    the rest    of one range coder: the directions one by one, then the parts by direction, then the remainder
 
 Nothing is kept from one tensor to the next: peers come and go, and whatever both ends would have to remember about each
 other would be one more thing to lose.
@@ -42,6 +41,7 @@ from swarm.errors import NonFinite, ProtocolError
 from swarm.wire.directions import main_directions
 from swarm.wire.range_coding import (
     MOST_SPREAD,
+    REACH,
     WIDEST_STEPS,
     Floats,
     Numbers,
@@ -49,6 +49,7 @@ from swarm.wire.range_coding import (
     Spreads,
     Writer,
     mean_bits,
+    reach_of,
     scale_of,
     shifted,
     spread_of,
@@ -60,15 +61,16 @@ RATIO = 20
 """Bytes of fp32 over bytes sent."""
 _LEAST_BYTES = 64
 _HEAD = np.dtype([("top", "<f4"), ("step", "<f4"), ("seed", "<u4"), ("count", "<u2"), ("rest", "u1")])
-_LEAST_STEPS = 0.6
+LEAST_STEPS = 0.6
 """Directions with a smaller deviation do not pay for themselves."""
 _DIRECTION_OCTAVES = -0.75
 """How much coarser directions are rounded than would err like the parts: finer ones cost more than they save."""
 _TRIALS = 8
 _FULL, _AIM = 0.98, 0.99
 """Of the bytes there are: to be content with, and to aim at. More trials would buy less than they cost."""
+_CLEAR = 0.8
+"""Of a table's reach, for what rounding the directions adds."""
 _HALVINGS = 18
-_INDEPENDENT = 0.01
 _SMALLEST = 2.0**-126
 
 
@@ -109,21 +111,26 @@ class Planner:
     columns: int
     whole: bool
 
+    @property
+    def finest(self) -> float:
+        """The smallest step: with a smaller one, parts would be larger than any number."""
+        widest = max(float(self.scales.max(initial=0.0)), math.sqrt(self.left / self.columns), _SMALLEST)
+        return float(widest / WIDEST_STEPS)
+
     def step_for(self, bits: float) -> float:
         """The smallest step that takes about so many bits, or the coarsest there is."""
-        widest = math.log2(max(float(self.scales.max(initial=0.0)), math.sqrt(self.left / self.columns), _SMALLEST))
-        low, high = widest - math.log2(WIDEST_STEPS), widest + 2
+        low, high = 0.0, math.log2(4 * WIDEST_STEPS)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            if self.at(math.exp2(middle)).bits > bits:
+            if self.at(self.finest * math.exp2(middle)).bits > bits:
                 low = middle
             else:
                 high = middle
-        return math.exp2(high)
+        return self.finest * math.exp2(high)
 
     def at(self, step: float) -> Plan:
         """What this step leads to."""
-        kept = np.flatnonzero(self.scales > _LEAST_STEPS * step)
+        kept = np.flatnonzero(self.scales > LEAST_STEPS * step)
         spreads = spread_of(self.scales[kept] / step)
         bits = self.rows * mean_bits(spreads) + self.columns * mean_bits(
             direction_spreads(spreads, self.rows / self.columns)
@@ -166,29 +173,30 @@ def quantize(values: torch.Tensor, whole: bool) -> torch.Tensor:
     even = values / top
     rank = int(8 * num_bytes / (1.5 * rows + 4 * columns))
     directions, parts = main_directions(even, max(1, min(rows, columns, rank)))
-    # A Laplace variable's deviation, by its mean magnitude, which decides how many bits it takes.
-    scales = math.sqrt(2) * parts.abs().mean(0).double().numpy()
+    # Of Laplace variables, by their mean magnitudes, which decide how many bits they take; but no row is to be cut off.
+    scales = torch.maximum(math.sqrt(2) * parts.abs().mean(0), parts.abs().amax(0) / (_CLEAR * REACH)).double().numpy()
     left = float(even.square().sum() - parts.square().sum()) / rows
     planner = Planner(scales, max(0.0, left), rows, columns, whole)
     seed = zlib.crc32(values.numpy().data)
     room = num_bytes - _HEAD.itemsize
-    step, too_fine, too_coarse = planner.step_for(8.0 * room), 0.0, math.inf
+    step, too_fine, enough = planner.step_for(8.0 * room), planner.finest, math.inf
     for _ in range(_TRIALS):
         plan = planner.at(step)
-        body = np.concatenate([plan.spreads.astype(np.uint8), _packed(even, directions, plan, seed)])
+        body = _body(even, directions, plan, seed)
         if len(body) > room:
             too_fine = step
         else:
-            too_coarse = step
+            enough = step
             head = np.array([(top, step, seed, len(plan.kept), plan.rest)], dtype=_HEAD)
             payload[:] = np.pad(np.concatenate([head.view(np.uint8), body]), (0, room - len(body)))
-            if len(body) >= _FULL * room:
+            if len(body) >= _FULL * room or step <= 1.01 * too_fine:
                 break
         # Where bits run out by so many an octave, this step leaves as few unused as is wanted.
-        bits_per_octave = planner.at(step / 2).bits - plan.bits
-        step *= 2.0 ** (8 * (len(body) - _AIM * room) / max(bits_per_octave, 8.0))
-        if not too_fine < step < too_coarse:
-            step = math.sqrt(too_fine * too_coarse) if too_fine and too_coarse < math.inf else step
+        bits_per_octave = max(8.0, planner.at(step / 2).bits - plan.bits)
+        octaves = 8 * (len(body) - _AIM * room) / bits_per_octave
+        step *= math.exp2(min(max(octaves, -2.0), 2.0))
+        if not too_fine < step < enough:
+            step = math.sqrt(too_fine * min(enough, 16 * too_fine))
     return torch.from_numpy(payload)
 
 
@@ -224,13 +232,17 @@ def dequantize(payload: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     if rest:
         groups.append(reader.take((columns - count) * rows, rest - 1))
     parts = torch.from_numpy(np.concatenate(groups).reshape(-1, rows) * signs - dither)
-    return (parts.mul_(step).T @ basis.T).mul_(top)
+    even = parts.mul_(step).T @ basis.T
+    return even.clamp_(-1, 1).mul_(top)
 
 
-def _packed(even: torch.Tensor, directions: torch.Tensor, plan: Plan, seed: int) -> Bytes:
+def _body(even: torch.Tensor, directions: torch.Tensor, plan: Plan, seed: int) -> Bytes:
+    """All behind the head."""
     rows, columns = even.shape
     own = direction_spreads(plan.spreads, rows / columns)
+    reach = torch.tensor([reach_of(int(spread)) for spread in own])
     numbers = torch.round(directions[:, plan.kept] * torch.from_numpy(math.sqrt(columns) * scale_of(own)).float())
+    numbers = numbers.clamp(-reach, reach)
     basis = _basis(numbers, bool(plan.rest))
     dither, signs = _dither(seed, basis.shape[1], rows)
     parts = np.rint((basis.T @ even.T).numpy() / np.float32(plan.step) + dither) * signs
@@ -241,7 +253,7 @@ def _packed(even: torch.Tensor, directions: torch.Tensor, plan: Plan, seed: int)
         writer.put(part, int(spread))
     if plan.rest:
         writer.put(parts[len(own) :], plan.rest - 1)
-    return writer.packed()
+    return np.concatenate([plan.spreads.astype(np.uint8), writer.packed()])
 
 
 def _basis(numbers: torch.Tensor, whole: bool) -> torch.Tensor:
