@@ -66,7 +66,7 @@ LEAST_STEPS = 0.6
 _DIRECTION_OCTAVES = -0.75
 """How much coarser directions are rounded than would err like the parts: finer ones cost more than they save."""
 _TRIALS = 8
-_FULL, _AIM = 0.98, 0.99
+_FULL, _AIM = 0.965, 0.985
 """Of the bytes there are: to be content with, and to aim at. More trials would buy less than they cost."""
 _CLEAR = 0.8
 """Of a table's reach, for what rounding the directions adds."""
@@ -178,11 +178,12 @@ def quantize(values: torch.Tensor, whole: bool) -> torch.Tensor:
     left = float(even.square().sum() - parts.square().sum()) / rows
     planner = Planner(scales, max(0.0, left), rows, columns, whole)
     seed = zlib.crc32(values.numpy().data)
+    dither = _dither(seed, columns if whole else directions.shape[1], rows)
     room = num_bytes - _HEAD.itemsize
-    step, too_fine, enough = planner.step_for(8.0 * room), planner.finest, math.inf
+    step, too_fine, enough = planner.step_for(8 * _AIM * room), planner.finest, math.inf
     for _ in range(_TRIALS):
         plan = planner.at(step)
-        body = _body(even, directions, plan, seed)
+        body = _body(even, directions, plan, dither)
         if len(body) > room:
             too_fine = step
         else:
@@ -227,16 +228,16 @@ def dequantize(payload: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     own = direction_spreads(spreads, rows / columns)
     numbers = np.stack([reader.take(columns, int(spread)) for spread in own]) if count else np.zeros((0, columns), "f4")
     basis = _basis(torch.from_numpy(numbers).T, bool(rest))
-    dither, signs = _dither(int(head["seed"]), basis.shape[1], rows)
+    dither = _dither(int(head["seed"]), basis.shape[1], rows)
     groups = [reader.take(rows, int(spread)) for spread in spreads]
     if rest:
         groups.append(reader.take((columns - count) * rows, rest - 1))
-    parts = torch.from_numpy(np.concatenate(groups).reshape(-1, rows) * signs - dither)
+    parts = torch.from_numpy(np.concatenate(groups).reshape(-1, rows) * np.sign(dither) - dither)
     even = parts.mul_(step).T @ basis.T
     return even.clamp_(-1, 1).mul_(top)
 
 
-def _body(even: torch.Tensor, directions: torch.Tensor, plan: Plan, seed: int) -> Bytes:
+def _body(even: torch.Tensor, directions: torch.Tensor, plan: Plan, dither: Numbers) -> Bytes:
     """All behind the head."""
     rows, columns = even.shape
     own = direction_spreads(plan.spreads, rows / columns)
@@ -244,8 +245,8 @@ def _body(even: torch.Tensor, directions: torch.Tensor, plan: Plan, seed: int) -
     numbers = torch.round(directions[:, plan.kept] * torch.from_numpy(math.sqrt(columns) * scale_of(own)).float())
     numbers = numbers.clamp(-reach, reach)
     basis = _basis(numbers, bool(plan.rest))
-    dither, signs = _dither(seed, basis.shape[1], rows)
-    parts = np.rint((basis.T @ even.T).numpy() / np.float32(plan.step) + dither) * signs
+    dither = dither[: basis.shape[1]]
+    parts = np.rint((basis.T @ even.T).numpy() / np.float32(plan.step) + dither) * np.sign(dither)
     writer = Writer()
     for number, spread in zip(numbers.T.contiguous().numpy(), own, strict=True):
         writer.put(number, int(spread))
@@ -263,8 +264,8 @@ def _basis(numbers: torch.Tensor, whole: bool) -> torch.Tensor:
     return basis
 
 
-def _dither(seed: int, width: int, rows: int) -> tuple[Numbers, Numbers]:
-    """Between half a step below and above, and its signs: [width, rows]. Raw bits, since numpy keeps those for ever."""
-    raw = np.random.PCG64(seed).random_raw(-(-width * rows // 4)).view(np.uint16)[: width * rows].reshape(width, rows)
-    dither: Numbers = (raw.astype(np.float32) + np.float32(0.5)) / np.float32(65536) - np.float32(0.5)
-    return dither, np.where(dither < 0, np.float32(-1), np.float32(1))
+def _dither(seed: int, width: int, rows: int) -> Numbers:
+    """Between half a step below and above, never 0: [width, rows]. Of raw bits, which numpy keeps the same for ever."""
+    raw = np.random.PCG64(seed).random_raw(-(-width * rows // 4)).view(np.uint16)[: width * rows]
+    dither: Numbers = (raw.reshape(width, rows) + np.float32(0.5)) / np.float32(65536) - np.float32(0.5)
+    return dither
