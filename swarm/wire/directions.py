@@ -25,8 +25,7 @@ def main_directions(values: torch.Tensor, rank: int) -> tuple[torch.Tensor, torc
     rows, columns = values.shape
     basis = _start(columns, min(rank + _SPARE, rows, columns))
     for _ in range(2):
-        basis, _ = torch.linalg.qr(values @ basis)
-        basis, _ = torch.linalg.qr(values.T @ basis)
+        basis, _ = torch.linalg.qr(values.T @ (values @ basis))
     parts = values @ basis
     _, turn = torch.linalg.eigh(parts.T @ parts)
     turn = turn.flip(1)[:, :rank]

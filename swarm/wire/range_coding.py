@@ -54,6 +54,7 @@ def scale_of(spread: Spreads) -> Floats:
     return scales
 
 
+@functools.cache
 def reach_of(spread: int) -> int:
     """The largest number that a table has."""
     return math.ceil(REACH * float(scale_of(np.array(spread)))) + 2

@@ -63,6 +63,8 @@ _LEAST_BYTES = 64
 _HEAD = np.dtype([("top", "<f4"), ("step", "<f4"), ("seed", "<u4"), ("count", "<u2"), ("rest", "u1")])
 LEAST_STEPS = 0.6
 """Directions with a smaller deviation do not pay for themselves."""
+_LEAST_BITS, _DIRECTION_BITS = {False: 2, True: 4}, 4
+"""A part of a whole tensor or another, and a direction's number: so many directions at most are looked for."""
 _DIRECTION_OCTAVES = -0.75
 """How much coarser directions are rounded than would err like the parts: finer ones cost more than they save."""
 _TRIALS = 8
@@ -171,7 +173,7 @@ def quantize(values: torch.Tensor, whole: bool) -> torch.Tensor:
     if top < _SMALLEST:
         return torch.from_numpy(payload)
     even = values / top
-    rank = int(8 * num_bytes / (1.5 * rows + 4 * columns))
+    rank = int(8 * num_bytes / (_LEAST_BITS[whole] * rows + _DIRECTION_BITS * columns))
     directions, parts = main_directions(even, max(1, min(rows, columns, rank)))
     # Of Laplace variables, by their mean magnitudes, which decide how many bits they take; but no row is to be cut off.
     scales = torch.maximum(math.sqrt(2) * parts.abs().mean(0), parts.abs().amax(0) / (_CLEAR * REACH)).double().numpy()
