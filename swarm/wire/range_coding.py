@@ -102,13 +102,12 @@ def mean_bits(spreads: Spreads) -> float:
 def _bits() -> Floats:
     bits = []
     for spread in range(MOST_SPREAD + 1):
-        shares = _table(spread) / _table(spread).sum()
-        shares = shares[shares > 0]
+        weights = _table(spread)
+        shares = weights[weights > 0] / weights.sum()
         bits.append(float(-(shares * np.log2(shares)).sum()))
     return np.array(bits)
 
 
-@functools.cache
 def _table(spread: int) -> Floats:
     """Of -reach .. reach, for u from 0 to half a step."""
     breadth = float(scale_of(np.array(spread))) / math.sqrt(2)
