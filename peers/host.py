@@ -154,7 +154,7 @@ class Host:
             started_s = time.perf_counter()
             input_gradient = self._stage.backward(frame.work, gradient, count=count)
             self._backward_s = _mean(self._backward_s, time.perf_counter() - started_s)
-            return compression.encode(self._codec, input_gradient)
+            return compression.encode(self._codec, input_gradient, gradient=True)
 
         whole = False
         try:

@@ -207,7 +207,7 @@ class Owner:
     ) -> None:
         def job() -> tuple[float, memoryview]:
             loss_sum, gradient = self._ends.back(frame.work, hidden, began.labels, count=count)
-            return loss_sum, compression.encode(self._codec, gradient)
+            return loss_sum, compression.encode(self._codec, gradient, gradient=True)
 
         whole = False
         try:

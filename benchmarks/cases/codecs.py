@@ -128,7 +128,7 @@ class _Hop(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """Gradients come back."""
         (gradient,) = gradients
-        return decode(ctx.codec, encode(ctx.codec, gradient), gradient.shape).clone(), None
+        return decode(ctx.codec, encode(ctx.codec, gradient, gradient=True), gradient.shape).clone(), None
 
 
 def _hop(hidden: Tensor, codec: str) -> Tensor:

@@ -5,8 +5,8 @@
 | fp32 | 4 | 0 |
 | bf16 | 2 | at most 2^-8 of abs(x); below 2^-126, at most 2^-134 |
 | int8 | 1 + 4/128 | at most half a step; a step is its block's largest magnitude / 127 (`int8_error_bound`) |
-| int4 | 0.5 + 8/128 | of a block of 128 values: at most sqrt(128)/2 steps long (`swarm/wire/four_bits.py`) |
-| spectral | 0.2 | no longer than the tensor; small where rows lie near few dimensions (`swarm/wire/spectral.py`) |
+| int4 | 73/128 | small beside its row; smaller where rows lie near few dimensions (`swarm/wire/four_bits.py`) |
+| spectral | 0.2 | small where rows lie near few dimensions (`swarm/wire/spectral.py`) |
 
 int8 cuts the flattened tensor into blocks of 128 values, each with an fp32 scale. 128 is a divisor of the usual hidden
 widths, so that an outlier coarsens only its own token's neighbours; the scales cost 3 %. fp32 rather than fp16
@@ -67,12 +67,13 @@ def encoded_bytes(codec: str, num_values: int) -> int:
     raise ProtocolError(f"codec {codec!r} is unknown", f"use one of {', '.join(CODECS)}")
 
 
-def encode(codec: str, tensor: torch.Tensor) -> memoryview:
+def encode(codec: str, tensor: torch.Tensor, *, gradient: bool = False) -> memoryview:
     """Put a tensor into bytes.
 
     Args:
         codec: one of `CODECS`.
         tensor: float32 or bfloat16, any shape and strides, any device.
+        gradient: whether errors had better be zero on average than small: `spectral` can choose.
 
     Returns:
         `encoded_bytes` bytes. A contiguous CPU tensor that already has the codec's type is not copied: leave it
@@ -90,15 +91,10 @@ def encode(codec: str, tensor: torch.Tensor) -> memoryview:
         return memoryview(b"")
     if codec == "int8":
         return _bytes_of(_quantize(flat.float()))
-    if codec == "int4":
-        payload = four_bits.quantize(flat.float())
-        _require_finite(four_bits.steps_of(payload))
-        return _bytes_of(payload)
-    if codec == "spectral":
+    if codec in ("int4", "spectral"):
         _require_finite(flat)
-        return (
-            _bytes_of(spectral.quantize(flat.float().view(_matrix(tensor.shape)))) if flat.numel() else _bytes_of(flat)
-        )
+        matrix = flat.float().view(_matrix(tensor.shape))
+        return _bytes_of(four_bits.quantize(matrix) if codec == "int4" else spectral.quantize(matrix, gradient))
     flat = flat.to(torch.float32 if codec == "fp32" else torch.bfloat16)
     _require_finite(flat)
     return _bytes_of(flat)
@@ -131,14 +127,9 @@ def decode(codec: str, buffer: bytes | bytearray | memoryview, shape: Sequence[i
         return torch.empty(tuple(shape))
     if codec == "int8":
         return _dequantize(torch.frombuffer(view, dtype=torch.int8), num_values).view(tuple(shape))
-    if codec == "int4":
-        payload = torch.frombuffer(view, dtype=torch.uint8)
-        _require_finite(four_bits.steps_of(payload))
-        values = four_bits.dequantize(payload, num_values)
-        _require_finite(values)
-        return values.view(tuple(shape))
-    if codec == "spectral":
-        values = spectral.dequantize(torch.frombuffer(view, dtype=torch.uint8), *_matrix(shape))
+    if codec in ("int4", "spectral"):
+        dequantize = four_bits.dequantize if codec == "int4" else spectral.dequantize
+        values = dequantize(torch.frombuffer(view, dtype=torch.uint8), *_matrix(shape))
         _require_finite(values)
         return values.view(tuple(shape))
     flat = torch.frombuffer(view, dtype=torch.float32 if codec == "fp32" else torch.bfloat16)

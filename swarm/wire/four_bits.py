@@ -1,10 +1,23 @@
-"""Four bits a value: blocks are rotated first, so that an outlier is spread over its block and no step becomes coarse.
+"""Four bits a value, in two layers: the rows' parts of a few main directions first, then what is left of them.
 
-A block is 128 values of the flattened tensor; a shorter last one is filled up with zeros. Each quarter of its product
-with the normalised Hadamard matrix is rounded to -7 .. 7 steps of its largest magnitude / 7, two values a byte, all
-blocks one after the other; then come the quarters' steps in bf16. That is 4.5 bits a value. The rotation keeps lengths,
-so the error of a whole block is at most sqrt(128) / 2 of its largest steps long; it spreads evenly over the block. One
-step a block would save 0.4 bits, and cost half as much again in loss.
+Early in training a boundary's tokens are nearly alike: 98 % of their energy is what they have in common, and a step
+that covers that is coarser than what tells them apart. So rows are brought to magnitudes of 1 to 2, a few main
+directions are found, and directions and parts are rounded; the second layer holds what the rows differ by from what the
+first one says, its errors included. Both layers are rounded alike, in blocks.
+
+A block is 128 values of a flattened matrix; a shorter last one is filled up with zeros. Its product with the normalised
+Hadamard matrix is rounded to -7 .. 7 steps of its half's largest magnitude / 7, two values a byte; the steps of all
+blocks follow in bf16. That is 68 bytes a block. The rotation spreads an outlier over its block, so that no step becomes
+coarse.
+
+    4 bytes           fp32: the largest row's root mean square
+    rows              octaves by which each row is smaller; 255 for a row of zeros
+    blocks            the directions, one after the other
+    blocks            the rows' parts, direction by direction
+    blocks            the remainder, row by row
+
+A payload takes 73 bytes for 128 values, 4.56 bits a value; what the remainder leaves of them decides how many
+directions there are. A tensor too small for one has only the last part, of the values as they are, and zeros behind it.
 
 Source: rotations before rounding as in QuaRot (Ashkboos et al., 2024) and TAH-Quant (He et al., 2025), which rounds
 boundary activations of pipelines to 3 and 4 bits.
@@ -12,16 +25,25 @@ boundary activations of pipelines to 3 and 4 bits.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
 
+from swarm.errors import NonFinite
+from swarm.wire.directions import main_directions
+
 BLOCK_VALUES = 128
 MOST_STEPS = 7.0
-_QUARTERS = 4
-_STEPS_BYTES = 2 * _QUARTERS
-_BLOCK_BYTES = BLOCK_VALUES // 2 + _STEPS_BYTES
+_HALVES = 2
+_BLOCK_BYTES = BLOCK_VALUES // 2 + 2 * _HALVES
+_SHARE_BYTES = 73
+"""Of a payload, for a block of the remainder."""
+_TOP_BYTES = 4
+_ZERO_ROW = 255
 _SMALLEST_SCALE = 2.0**-126
+_LARGEST = torch.finfo(torch.bfloat16).max
+"""Of steps, and of values, which rounding may have brought beyond it."""
 _LEAST_STEP = 2.0**-16
 """Of a block of zeros."""
 _CHUNK_BLOCKS = 1024
@@ -41,55 +63,120 @@ _ROTATION = _hadamard()
 
 def encoded_bytes(num_values: int) -> int:
     """Bytes that so many values take."""
-    return -(-num_values // BLOCK_VALUES) * _BLOCK_BYTES
+    return _blocks(num_values) * _SHARE_BYTES
 
 
-def quantize(flat: torch.Tensor) -> torch.Tensor:
+def rank_of(rows: int, columns: int) -> int:
+    """How many directions the first layer has; 0 where there is no room for one."""
+    room = _blocks(rows * columns) * (_SHARE_BYTES - _BLOCK_BYTES) - _TOP_BYTES - rows
+    rank = max(0, min(rows, columns, room // _BLOCK_BYTES * BLOCK_VALUES // (rows + columns)))
+    while rank and (_blocks(rank * rows) + _blocks(rank * columns)) * _BLOCK_BYTES > room:
+        rank -= 1
+    return rank
+
+
+def quantize(values: torch.Tensor) -> torch.Tensor:
     """Put values into bytes.
 
     Args:
-        flat: float32, (n,), contiguous, CPU.
+        values: float32, (rows, columns), contiguous, CPU, finite.
 
     Returns:
-        uint8, (`encoded_bytes`,). A value that is not finite, or so large that its block's rotation is not, leaves a
-        step that is not: `steps_of` finds it.
+        uint8, (`encoded_bytes`,).
     """
-    num_blocks = -(-flat.numel() // BLOCK_VALUES)
-    blocks = torch.nn.functional.pad(flat, (0, -flat.numel() % BLOCK_VALUES)).view(num_blocks, BLOCK_VALUES)
-    payload = torch.empty(encoded_bytes(flat.numel()), dtype=torch.uint8)
-    packed = payload[: num_blocks * BLOCK_VALUES // 2].view(num_blocks, BLOCK_VALUES // 2)
-    steps = torch.empty(num_blocks, _QUARTERS, 1)
-    for start in range(0, num_blocks, _CHUNK_BLOCKS):
-        part = blocks[start : start + _CHUNK_BLOCKS]
-        # Brought to 1 first, so that sums of very large values do not overflow and very small ones do not vanish.
-        largest = part.abs().amax(1, keepdim=True).clamp_min_(_SMALLEST_SCALE)
-        rotated = ((part / largest) @ _ROTATION).view(len(part), _QUARTERS, -1)
-        step = rotated.abs().amax(2, keepdim=True).div_(MOST_STEPS).clamp_min_(_LEAST_STEP)
-        steps[start : start + _CHUNK_BLOCKS] = (step * largest[:, :, None]).bfloat16()
-        rounded = rotated.div_(step).round_().add_(8).view(len(part), BLOCK_VALUES).to(torch.uint8)
-        packed[start : start + _CHUNK_BLOCKS] = rounded[:, ::2] | (rounded[:, 1::2] << 4)
-    payload[num_blocks * BLOCK_VALUES // 2 :] = steps.bfloat16().view(-1).view(torch.uint8)
-    return payload
+    rank = rank_of(*values.shape)
+    if not rank:
+        fields = [_rounded(values)]
+    else:
+        rms = _rms(values)
+        top = rms.max().clamp_min(_SMALLEST_SCALE)
+        octaves = torch.log2(top / rms).floor().clamp(0, _ZERO_ROW)
+        scale = top * torch.exp2(-octaves)
+        octaves[scale < _SMALLEST_SCALE] = _ZERO_ROW
+        even = values * torch.where(octaves == _ZERO_ROW, 0.0, 1 / scale)
+        directions, _ = main_directions(even, rank)
+        directions = _rounded(directions.T)
+        basis = _unit(_restored(directions, rank, values.shape[1]))
+        parts = _rounded(basis @ even.T)
+        remainder = even - _restored(parts, rank, values.shape[0]).T @ basis
+        fields = [
+            top.view(1).view(torch.uint8),
+            octaves.to(torch.uint8).view(-1),
+            directions,
+            parts,
+            _rounded(remainder),
+        ]
+    packed = torch.cat(fields)
+    return torch.nn.functional.pad(packed, (0, encoded_bytes(values.numel()) - len(packed)))
 
 
-def steps_of(payload: torch.Tensor) -> torch.Tensor:
-    """The quarters' steps: bfloat16, (4 * blocks,)."""
-    num_blocks = payload.numel() // _BLOCK_BYTES
-    return payload[num_blocks * BLOCK_VALUES // 2 :].clone().view(torch.bfloat16)
-
-
-def dequantize(payload: torch.Tensor, num_values: int) -> torch.Tensor:
+def dequantize(payload: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     """Take values out of bytes.
 
     Args:
         payload: uint8, (`encoded_bytes`,); any bytes, as they may come from anybody.
 
     Returns:
-        float32, (n,).
+        float32, (rows, columns).
+
+    Raises:
+        NonFinite: a scale that is not finite.
     """
-    steps = steps_of(payload).float().view(-1, _QUARTERS, 1)
-    num_blocks = len(steps)
-    packed = payload[: num_blocks * BLOCK_VALUES // 2].view(num_blocks, BLOCK_VALUES // 2)
+    rank = rank_of(rows, columns)
+    sizes = [_blocks(count) * _BLOCK_BYTES for count in (rank * columns, rank * rows, rows * columns)]
+    if not rank:
+        return _restored(payload[: sizes[2]], rows, columns).clamp_(-_LARGEST, _LARGEST)
+    ends = list(itertools.accumulate([_TOP_BYTES, rows, *sizes]))
+    top, octaves, directions, parts, remainder, _ = torch.tensor_split(payload, ends)
+    basis = _unit(_restored(directions, rank, columns))
+    even = _restored(remainder, rows, columns).addmm_(_restored(parts, rank, rows).T, basis)
+    largest = top.clone().view(torch.float32)
+    _require_finite(largest)
+    small = octaves.float()[:, None]
+    scale = torch.where(small == _ZERO_ROW, 0.0, largest * torch.exp2(-small))
+    return even.mul_(scale).clamp_(-_LARGEST, _LARGEST)
+
+
+def _blocks(num_values: int) -> int:
+    return -(-num_values // BLOCK_VALUES)
+
+
+def _rms(values: torch.Tensor) -> torch.Tensor:
+    """Of rows, (rows, 1); squares of very large and very small values do not leave fp32's range."""
+    largest = values.abs().amax(1, keepdim=True)
+    return largest * (values / largest.clamp_min(_SMALLEST_SCALE)).square().mean(1, keepdim=True).sqrt()
+
+
+def _unit(directions: torch.Tensor) -> torch.Tensor:
+    unit: torch.Tensor = directions / directions.norm(dim=1, keepdim=True).clamp_min(_SMALLEST_SCALE)
+    return unit
+
+
+def _rounded(matrix: torch.Tensor) -> torch.Tensor:
+    """Blocks of a matrix: their values, then their steps."""
+    flat = matrix.reshape(-1)
+    num_blocks = _blocks(flat.numel())
+    blocks = torch.nn.functional.pad(flat, (0, -flat.numel() % BLOCK_VALUES)).view(num_blocks, BLOCK_VALUES)
+    packed = torch.empty(num_blocks, BLOCK_VALUES // 2, dtype=torch.uint8)
+    steps = torch.empty(num_blocks, _HALVES, 1)
+    for start in range(0, num_blocks, _CHUNK_BLOCKS):
+        part = blocks[start : start + _CHUNK_BLOCKS]
+        # Brought to 1 first, so that sums of very large values do not overflow and very small ones do not vanish.
+        largest = part.abs().amax(1, keepdim=True).clamp_min_(_SMALLEST_SCALE)
+        rotated = ((part / largest) @ _ROTATION).view(len(part), _HALVES, -1)
+        step = rotated.abs().amax(2, keepdim=True).div_(MOST_STEPS).clamp_min_(_LEAST_STEP)
+        steps[start : start + _CHUNK_BLOCKS] = (step * largest[:, :, None]).clamp_max_(_LARGEST)
+        rounded = rotated.div_(step).round_().add_(8).view(len(part), BLOCK_VALUES).to(torch.uint8)
+        packed[start : start + _CHUNK_BLOCKS] = rounded[:, ::2] | (rounded[:, 1::2] << 4)
+    return torch.cat([packed.view(-1), steps.bfloat16().view(-1).view(torch.uint8)])
+
+
+def _restored(blocks: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """The matrix of such blocks."""
+    num_blocks = _blocks(rows * columns)
+    packed = blocks[: num_blocks * BLOCK_VALUES // 2].view(num_blocks, BLOCK_VALUES // 2)
+    steps = blocks[num_blocks * BLOCK_VALUES // 2 :].clone().view(torch.bfloat16).float().view(-1, _HALVES, 1)
+    _require_finite(steps)
     values = torch.empty(num_blocks, BLOCK_VALUES)
     for start in range(0, num_blocks, _CHUNK_BLOCKS):
         part = packed[start : start + _CHUNK_BLOCKS]
@@ -99,25 +186,13 @@ def dequantize(payload: torch.Tensor, num_values: int) -> torch.Tensor:
         # Rotated back at a magnitude of 1, so that very large steps do not overflow on the way.
         step = steps[start : start + _CHUNK_BLOCKS]
         largest = step.amax(1).clamp_min_(_SMALLEST_SCALE)
-        rounded.sub_(8).view(len(part), _QUARTERS, -1).mul_(step / largest[:, :, None])
+        rounded.sub_(8).view(len(part), _HALVES, -1).mul_(step / largest[:, :, None])
         into = values[start : start + _CHUNK_BLOCKS]
         torch.mm(rounded, _ROTATION, out=into)
         into.mul_(largest)
-    return values.view(-1)[:num_values]
+    return values.view(-1)[: rows * columns].view(rows, columns)
 
 
-def error_bound(tensor: torch.Tensor) -> torch.Tensor:
-    """The largest error that any value of a block may have: half of the largest step in each of its 128 directions.
-
-    Args:
-        tensor: float32, any shape.
-
-    Returns:
-        float64 of the same shape: a bound for each value.
-    """
-    flat = tensor.detach().double().reshape(-1)
-    blocks = torch.nn.functional.pad(flat, (0, -flat.numel() % BLOCK_VALUES)).view(-1, BLOCK_VALUES)
-    steps = (blocks @ _ROTATION.double()).abs().amax(1) / MOST_STEPS
-    rounding = 2.0**-8 * MOST_STEPS  # of the step itself, which is sent in bf16
-    bounds = math.sqrt(BLOCK_VALUES) * (steps * (0.5 + rounding) + _SMALLEST_SCALE)
-    return bounds.repeat_interleave(BLOCK_VALUES)[: flat.numel()].view(tensor.shape)
+def _require_finite(scales: torch.Tensor) -> None:
+    if not bool(torch.isfinite(scales).all()):
+        raise NonFinite("a boundary tensor's scales are not finite", "drop that peer")

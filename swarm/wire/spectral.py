@@ -1,30 +1,36 @@
-"""A twentieth of fp32: a boundary tensor's main directions, and what each token has of them in a few bits.
+"""Few bits a value: a boundary tensor's main directions, and what each token has of them, rounded with dither.
 
 Rows are tokens, columns the model's width. Activations and their gradients lie near a space of few dimensions: of width
-128, 32 directions hold 91 to 99 % of the energy. Each row is brought to length one, the main directions of all rows are
-found, and every row's part of each direction is rounded to so many bits as pay: as in transform coding, a bit goes
-where it takes away most. A payload takes the same number of bytes whatever is in it; the rest is zeros.
+128, 32 directions hold 77 to 99 % of the energy. The main directions of all rows are found, and every row's parts of
+them are rounded to steps of one size, the smallest that fits into the bytes there are; a range coder then spends bits
+where parts are spread widely. Directions narrower than that are not worth their bytes. What is left of the rows is
 
-    4 bytes     fp32: the largest row's root mean square
+- dropped from activations, where the least error is best;
+- rounded like the rest in gradients, along directions that complete the basis. What is dropped always lies in the same
+  weak directions, and Adam, which brings every weight's gradient to one size, would never learn what they have to say.
+  Errors of dithered values are larger, but zero on average: microbatches and steps average them away.
+
+The dither is drawn on both ends from a sum over the tensor. A payload takes the same number of bytes whatever is in it;
+the rest is zeros.
+
+    4 bytes     fp32: the largest magnitude
+    4 bytes     fp32: the step, in largest magnitudes
+    4 bytes     where the dither starts
     2 bytes     r, the number of directions
-    r / 2       bits of each, two in a byte
-    4 r         bf16: steps of the parts, then those of the directions
-    rows        quarter octaves by which each row is smaller than the largest; 255 for a row of zeros
-    r * columns int8: the directions
-    the rest    the parts, direction by direction, one bit of all rows after the other
+    1 byte      spread of the remainder, plus 1; 0 where it is dropped
+    r bytes     spreads of the directions' parts
+    the rest    of one range coder: the directions one by one, then the parts by direction, then the remainder
 
 Nothing is kept from one tensor to the next: peers come and go, and whatever both ends would have to remember about each
 other would be one more thing to lose.
 
-Source: reverse water-filling (Shannon, 1959); step sizes of uniform quantisers of a normal value (Max, 1960); the space
-of main directions by randomised subspace iteration (Halko, Martinsson and Tropp, 2011).
+Source: reverse water-filling (Shannon, 1959); entropy-coded dithered quantisation (Zamir and Feder, 1992).
 """
 
 from __future__ import annotations
 
-import functools
-import heapq
-from collections.abc import Sequence
+import math
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,22 +38,117 @@ import numpy.typing as npt
 import torch
 
 from swarm.errors import NonFinite, ProtocolError
+from swarm.wire.directions import main_directions
+from swarm.wire.range_coding import (
+    MOST_SPREAD,
+    REACH,
+    WIDEST_STEPS,
+    Floats,
+    Numbers,
+    Reader,
+    Spreads,
+    Writer,
+    mean_bits,
+    reach_of,
+    scale_of,
+    shifted,
+    spread_of,
+)
 
 Bytes = npt.NDArray[np.uint8]
 
 RATIO = 20
 """Bytes of fp32 over bytes sent."""
-MOST_BITS = 8
 _LEAST_BYTES = 64
-_HEAD_BYTES = 6
-_STEPS = (0.0, 1.5958, 0.9957, 0.5860, 0.3352, 0.1881, 0.1041, 0.0569, 0.0308)
-"""By bits: of the uniform quantiser that is best for a normal value of variance 1."""
-_LEFT = (1.0, 0.3634, 0.1188, 0.03744, 0.01154, 0.003495, 0.001041, 0.000304, 0.0000877)
-"""By bits: of the variance."""
-_OCTAVE = 4.0
-_ZERO_ROW = 255
-_SPARE_DIRECTIONS = 8
+_HEAD = np.dtype([("top", "<f4"), ("step", "<f4"), ("seed", "<u4"), ("count", "<u2"), ("rest", "u1")])
+LEAST_STEPS = 0.6
+"""Directions with a smaller deviation do not pay for themselves."""
+_LEAST_BITS, _DIRECTION_BITS = {False: 2, True: 4}, 4
+"""A part of a whole tensor or another, and a direction's number: so many directions at most are looked for."""
+_DIRECTION_OCTAVES = -0.75
+"""How much coarser directions are rounded than would err like the parts: finer ones cost more than they save."""
+_TRIALS = 8
+_FULL, _AIM = 0.965, 0.985
+"""Of the bytes there are: to be content with, and to aim at. More trials would buy less than they cost."""
+_CLEAR = 0.8
+"""Of a table's reach, for what rounding the directions adds."""
+_HALVINGS = 18
 _SMALLEST = 2.0**-126
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a tensor is rounded.
+
+    Attributes:
+        step: of all parts, in the unit of the scales.
+        kept: which directions are sent.
+        spreads: of their parts.
+        rest: spread of the remainder, plus 1; 0 where it is dropped.
+        bits: that all of this takes, about.
+    """
+
+    step: float
+    kept: npt.NDArray[np.int64]
+    spreads: Spreads
+    rest: int
+    bits: float
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Finds the smallest step that fits.
+
+    Attributes:
+        scales: standard deviations of the rows' parts, by direction.
+        left: a row's energy outside of these directions.
+        rows: of the tensor.
+        columns: of the tensor.
+        whole: whether the remainder is sent.
+    """
+
+    scales: Floats
+    left: float
+    rows: int
+    columns: int
+    whole: bool
+
+    @property
+    def finest(self) -> float:
+        """The smallest step: with a smaller one, parts would be larger than any number."""
+        widest = max(float(self.scales.max(initial=0.0)), math.sqrt(self.left / self.columns), _SMALLEST)
+        return float(widest / WIDEST_STEPS)
+
+    def step_for(self, bits: float) -> float:
+        """The smallest step that takes about so many bits, or the coarsest there is."""
+        low, high = 0.0, math.log2(4 * WIDEST_STEPS)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            if self.at(self.finest * math.exp2(middle)).bits > bits:
+                low = middle
+            else:
+                high = middle
+        return self.finest * math.exp2(high)
+
+    def at(self, step: float) -> Plan:
+        """What this step leads to."""
+        kept = np.flatnonzero(self.scales > LEAST_STEPS * step)
+        spreads = spread_of(self.scales[kept] / step)
+        bits = self.rows * mean_bits(spreads) + self.columns * mean_bits(
+            direction_spreads(spreads, self.rows / self.columns)
+        )
+        others = self.columns - len(kept)
+        if not (self.whole and others):
+            return Plan(step, kept, spreads, 0, bits + 8 * len(kept))
+        left = self.left + np.square(self.scales).sum() - np.square(self.scales[kept]).sum()
+        # As of a normal variable, whose mean magnitude is a Laplace variable's of 1.13 times its deviation.
+        rest = spread_of([math.sqrt(4 / math.pi * max(0.0, left) / others) / step])
+        return Plan(step, kept, spreads, int(rest[0]) + 1, bits + 8 * len(kept) + self.rows * others * mean_bits(rest))
+
+
+def direction_spreads(spreads: Spreads, rows_per_column: float) -> Spreads:
+    """Of the directions' own numbers: an error there is one in all rows."""
+    return shifted(spreads, _DIRECTION_OCTAVES + math.log2(rows_per_column) / 2)
 
 
 def encoded_bytes(num_values: int) -> int:
@@ -55,106 +156,50 @@ def encoded_bytes(num_values: int) -> int:
     return max(_LEAST_BYTES, 4 * num_values // RATIO) if num_values else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
-    """What fits into a payload.
-
-    Attributes:
-        num_bytes: for directions and parts.
-        direction_bytes: of a direction, without its parts.
-        bit_bytes: of one bit of all rows.
-    """
-
-    num_bytes: int
-    direction_bytes: float
-    bit_bytes: int
-
-    @classmethod
-    def of(cls, rows: int, columns: int) -> Room:
-        """For a tensor of this shape."""
-        left = encoded_bytes(rows * columns) - _HEAD_BYTES - rows
-        return cls(left, 0.5 + 4 + columns, -(-rows // 8))
-
-    @property
-    def most_directions(self) -> int:
-        """With one bit each; half a byte is kept for an odd number of them."""
-        return max(0, int((self.num_bytes - 0.5) / (self.direction_bytes + self.bit_bytes)))
-
-
-def share_out(variances: Sequence[float], room: Room) -> list[int]:
-    """Bits of each direction: one after the other, always where a byte takes most of the error away.
-
-    Args:
-        variances: of the rows' parts.
-
-    Returns:
-        0 to 8 of each, together within the room.
-    """
-    bits = [0] * len(variances)
-    left = room.num_bytes - 0.5
-    gains: list[tuple[float, int]] = []
-
-    def offer(index: int) -> None:
-        have = bits[index]
-        if have < MOST_BITS:
-            gain = variances[index] * (_LEFT[have] - _LEFT[have + 1])
-            heapq.heappush(gains, (-gain / _cost(have), index))
-
-    def _cost(have: int) -> float:
-        return room.bit_bytes + (0 if have else room.direction_bytes)
-
-    for index in range(len(variances)):
-        offer(index)
-    while gains:
-        gain, index = heapq.heappop(gains)
-        cost = _cost(bits[index])
-        if gain < 0 and cost <= left:
-            bits[index] += 1
-            left -= cost
-            offer(index)
-    return bits
-
-
-def quantize(values: torch.Tensor) -> torch.Tensor:
+def quantize(values: torch.Tensor, whole: bool) -> torch.Tensor:
     """Put a tensor into bytes.
 
     Args:
-        values: float32, (rows, columns), CPU, finite.
+        values: float32, (rows, columns), contiguous, CPU, finite.
+        whole: without bias, so that errors average away; otherwise with the least error.
 
     Returns:
         uint8, (`encoded_bytes`,).
     """
-    payload = np.zeros(encoded_bytes(values.numel()), dtype=np.uint8)
-    room = Room.of(*values.shape)
-    largest = values.abs().amax(1, keepdim=True)
-    rms = largest * (values / largest.clamp_min(_SMALLEST)).square().mean(1, keepdim=True).sqrt()
-    top = float(rms.max())
-    rank = min(*values.shape, room.most_directions)
-    if rank < 1 or top < _SMALLEST:
+    num_bytes = encoded_bytes(values.numel())
+    payload = np.zeros(num_bytes, dtype=np.uint8)
+    rows, columns = values.shape
+    top = float(values.abs().max())
+    if top < _SMALLEST:
         return torch.from_numpy(payload)
-    octaves = (_OCTAVE * torch.log2(top / rms)).floor().clamp(0, _ZERO_ROW)  # so small a row counts as one of zeros
-    even = torch.where(octaves == _ZERO_ROW, 0.0, values / (top * torch.exp2(-octaves / _OCTAVE)))
-
-    directions, variances = _main_directions(even, rank)
-    bits = share_out(variances.tolist(), room)
-    kept = [index for index, each in enumerate(bits) if each]
-    if not kept:
-        return torch.from_numpy(payload)
-    counts = np.array([bits[index] for index in kept], dtype=np.uint8)
-    directions = directions[:, kept]
-    direction_steps = (directions.abs().amax(0) / 127).clamp_min(_SMALLEST).bfloat16()
-    whole = (directions / direction_steps.float()).round().clamp(-127, 127).to(torch.int8)
-    parts = even @ (whole.float() * direction_steps.float())
-    codes, steps = _rounded(parts, counts)
-
-    writer = _Cursor(payload)
-    writer.put(np.array([top], dtype=np.float32))
-    writer.put(np.array([len(kept)], dtype=np.uint16))
-    writer.put(_pairs(counts))
-    writer.put(torch.cat([steps, direction_steps]).view(torch.int16).numpy())
-    writer.put(octaves.to(torch.uint8).numpy())
-    writer.put(whole.T.contiguous().numpy())
-    writer.put(_planes(codes, counts))
+    even = values / top
+    rank = int(8 * num_bytes / (_LEAST_BITS[whole] * rows + _DIRECTION_BITS * columns))
+    directions, parts = main_directions(even, max(1, min(rows, columns, rank)))
+    # Of Laplace variables, by their mean magnitudes, which decide how many bits they take; but no row is to be cut off.
+    scales = torch.maximum(math.sqrt(2) * parts.abs().mean(0), parts.abs().amax(0) / (_CLEAR * REACH)).double().numpy()
+    left = float(even.square().sum() - parts.square().sum()) / rows
+    planner = Planner(scales, max(0.0, left), rows, columns, whole)
+    seed = zlib.crc32(values.numpy().data)
+    dither = _dither(seed, columns if whole else directions.shape[1], rows)
+    room = num_bytes - _HEAD.itemsize
+    step, too_fine, enough = planner.step_for(8 * _AIM * room), planner.finest, math.inf
+    for _ in range(_TRIALS):
+        plan = planner.at(step)
+        body = _body(even, directions, plan, dither)
+        if len(body) > room:
+            too_fine = step
+        else:
+            enough = step
+            head = np.array([(top, step, seed, len(plan.kept), plan.rest)], dtype=_HEAD)
+            payload[:] = np.pad(np.concatenate([head.view(np.uint8), body]), (0, room - len(body)))
+            if len(body) >= _FULL * room or step <= 1.01 * too_fine:
+                break
+        # Where bits run out by so many an octave, this step leaves as few unused as is wanted.
+        bits_per_octave = max(8.0, planner.at(step / 2).bits - plan.bits)
+        octaves = 8 * (len(body) - _AIM * room) / bits_per_octave
+        step *= math.exp2(min(max(octaves, -2.0), 2.0))
+        if not too_fine < step < enough:
+            step = math.sqrt(too_fine * min(enough, 16 * too_fine))
     return torch.from_numpy(payload)
 
 
@@ -171,106 +216,58 @@ def dequantize(payload: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         ProtocolError: more than can be in it.
         NonFinite: a scale that is not finite.
     """
-    reader = _Cursor(payload.numpy())
-    top = float(reader.take(4).view(np.float32)[0])
-    if not np.isfinite(top):
-        raise NonFinite("a boundary tensor's scale is not finite", "drop that peer")
-    count = int(reader.take(2).view(np.uint16)[0])
-    if not count:
+    raw: Bytes = payload.numpy()
+    head = raw[: _HEAD.itemsize].copy().view(_HEAD)[0]
+    top, step, count, rest = float(head["top"]), float(head["step"]), int(head["count"]), int(head["rest"])
+    if not (math.isfinite(top) and math.isfinite(step)):
+        raise NonFinite("a boundary tensor's scales are not finite", "drop that peer")
+    if not (count or rest):
         return torch.zeros(rows, columns)
-    if count > min(rows, columns, Room.of(rows, columns).most_directions):
-        raise _malformed()
-    bits = _unpaired(reader.take(-(-count // 2)), count)
-    if not ((bits >= 1) & (bits <= MOST_BITS)).all():
-        raise _malformed()
-    steps = torch.from_numpy(reader.take(4 * count).view(np.int16).copy()).view(torch.bfloat16).float()
-    if not bool(torch.isfinite(steps).all()):
-        raise NonFinite("a boundary tensor's steps are not finite", "drop that peer")
-    octaves = torch.from_numpy(reader.take(rows).copy()).float()[:, None]
-    whole = torch.from_numpy(reader.take(count * columns).view(np.int8).copy()).view(count, columns)
-    codes = _from_planes(reader.take(int(bits.sum()) * -(-rows // 8)), bits, rows)
-    middle = torch.from_numpy((2.0 ** (bits.astype(np.float32) - 1) - 0.5).astype(np.float32))[:, None]
-    parts = (torch.from_numpy(codes).float() - middle) * steps[:count, None]
-    scale = torch.where(octaves == _ZERO_ROW, 0.0, top * torch.exp2(-octaves / _OCTAVE))
-    return (parts.T @ (whole.float() * steps[count:, None])) * scale
+    spreads = raw[_HEAD.itemsize : _HEAD.itemsize + count].astype(np.int64)
+    if count > min(rows, columns, len(raw) - _HEAD.itemsize) or max(spreads.max(initial=0), rest - 1) > MOST_SPREAD:
+        raise ProtocolError("a boundary tensor claims more than its bytes hold", "drop that peer")
+    reader = Reader(raw[_HEAD.itemsize + count :])
+    own = direction_spreads(spreads, rows / columns)
+    numbers = np.stack([reader.take(columns, int(spread)) for spread in own]) if count else np.zeros((0, columns), "f4")
+    basis = _basis(torch.from_numpy(numbers).T, bool(rest))
+    dither = _dither(int(head["seed"]), basis.shape[1], rows)
+    groups = [reader.take(rows, int(spread)) for spread in spreads]
+    if rest:
+        groups.append(reader.take((columns - count) * rows, rest - 1))
+    parts = torch.from_numpy(np.concatenate(groups).reshape(-1, rows) * np.sign(dither) - dither)
+    even = parts.mul_(step).T @ basis.T
+    return even.clamp_(-1, 1).mul_(top)
 
 
-def _main_directions(even: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """[columns, rank] and variances, largest first."""
+def _body(even: torch.Tensor, directions: torch.Tensor, plan: Plan, dither: Numbers) -> Bytes:
+    """All behind the head."""
     rows, columns = even.shape
-    width = min(rank + _SPARE_DIRECTIONS, rows, columns)
-    basis, _ = torch.linalg.qr(even @ _start(columns, width))
-    basis, _ = torch.linalg.qr(even.T @ basis)
-    basis, _ = torch.linalg.qr(even @ basis)
-    basis, _ = torch.linalg.qr(even.T @ basis)
-    parts = even @ basis
-    variances, turn = torch.linalg.eigh(parts.T @ parts / rows)
-    return (basis @ turn).flip(1)[:, :rank], variances.flip(0)[:rank].clamp_min(0.0)
+    own = direction_spreads(plan.spreads, rows / columns)
+    reach = torch.tensor([reach_of(int(spread)) for spread in own])
+    numbers = torch.round(directions[:, plan.kept] * torch.from_numpy(math.sqrt(columns) * scale_of(own)).float())
+    numbers = numbers.clamp(-reach, reach)
+    basis = _basis(numbers, bool(plan.rest))
+    dither = dither[: basis.shape[1]]
+    parts = np.rint((basis.T @ even.T).numpy() / np.float32(plan.step) + dither) * np.sign(dither)
+    writer = Writer()
+    for number, spread in zip(numbers.T.contiguous().numpy(), own, strict=True):
+        writer.put(number, int(spread))
+    for part, spread in zip(parts, plan.spreads, strict=False):
+        writer.put(part, int(spread))
+    if plan.rest:
+        writer.put(parts[len(own) :], plan.rest - 1)
+    return np.concatenate([plan.spreads.astype(np.uint8), writer.packed()])
 
 
-@functools.lru_cache(maxsize=8)
-def _start(columns: int, width: int) -> torch.Tensor:
-    return torch.randn(columns, width, generator=torch.Generator().manual_seed(0))
+def _basis(numbers: torch.Tensor, whole: bool) -> torch.Tensor:
+    """Orthonormal: along the directions one after the other, and then, for a whole one, across all of them."""
+    unit = numbers / numbers.norm(dim=0).clamp_min(_SMALLEST)
+    basis: torch.Tensor = torch.linalg.qr(unit, mode="complete" if whole else "reduced").Q
+    return basis
 
 
-def _rounded(parts: torch.Tensor, counts: Bytes) -> tuple[Bytes, torch.Tensor]:
-    """Whole numbers [directions, rows], and the steps in bf16 that fit them best."""
-    half = torch.from_numpy(2.0 ** (counts.astype(np.float32) - 1))
-    usual = parts.square().mean(0).sqrt().clamp_min(_SMALLEST) * torch.tensor(_STEPS)[counts.astype(np.int64)]
-    codes = (torch.floor(parts / usual) + half).clamp_min(0.0).minimum(2 * half - 1)
-    levels = codes - half + 0.5
-    # Of least squares, so that rounding never makes an error larger than what is rounded.
-    steps = (levels * parts).sum(0) / levels.square().sum(0)
-    return codes.T.to(torch.uint8).contiguous().numpy(), steps.bfloat16()
-
-
-def _planes(codes: Bytes, counts: Bytes) -> Bytes:
-    """One bit of all rows after the other, of each direction its own number."""
-    planes = np.unpackbits(codes[:, :, None], axis=2, bitorder="little").transpose(0, 2, 1)
-    return np.packbits(planes[_wanted(counts)], axis=1, bitorder="little")
-
-
-def _from_planes(packed: Bytes, counts: Bytes, rows: int) -> Bytes:
-    planes = np.zeros((len(counts), MOST_BITS, rows), dtype=np.uint8)
-    planes[_wanted(counts)] = np.unpackbits(
-        packed.reshape(int(counts.sum()), -1), axis=1, count=rows, bitorder="little"
-    )
-    return np.packbits(planes, axis=1, bitorder="little")[:, 0]
-
-
-def _wanted(counts: Bytes) -> npt.NDArray[np.bool_]:
-    wanted: npt.NDArray[np.bool_] = np.arange(MOST_BITS)[None, :] < counts[:, None]
-    return wanted
-
-
-def _pairs(counts: Bytes) -> Bytes:
-    padded = np.append(counts, 0)[: len(counts) + len(counts) % 2].reshape(-1, 2)
-    pairs: Bytes = (padded[:, 0] | (padded[:, 1] << 4)).astype(np.uint8)
-    return pairs
-
-
-def _unpaired(pairs: Bytes, count: int) -> Bytes:
-    return np.stack([pairs & 15, pairs >> 4], axis=1).reshape(-1)[:count]
-
-
-class _Cursor:
-    """One field after the other."""
-
-    def __init__(self, payload: Bytes) -> None:
-        self._payload = payload
-        self._at = 0
-
-    def put(self, field: npt.NDArray[np.generic]) -> None:
-        raw = np.ascontiguousarray(field).view(np.uint8).reshape(-1)
-        self._payload[self._at : self._at + len(raw)] = raw
-        self._at += len(raw)
-
-    def take(self, num_bytes: int) -> Bytes:
-        if self._at + num_bytes > len(self._payload):
-            raise _malformed()
-        self._at += num_bytes
-        return self._payload[self._at - num_bytes : self._at]
-
-
-def _malformed() -> ProtocolError:
-    return ProtocolError("a boundary tensor claims more than its bytes hold", "drop that peer")
+def _dither(seed: int, width: int, rows: int) -> Numbers:
+    """Between half a step below and above, never 0: [width, rows]. Of raw bits, which numpy keeps the same for ever."""
+    raw = np.random.PCG64(seed).random_raw(-(-width * rows // 4)).view(np.uint16)[: width * rows]
+    dither: Numbers = (raw.reshape(width, rows) + np.float32(0.5)) / np.float32(65536) - np.float32(0.5)
+    return dither

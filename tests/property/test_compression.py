@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.linalg import hadamard
 
 from swarm.errors import NonFinite, ProtocolError
-from swarm.wire import four_bits
 from swarm.wire.compression import (
     BF16_DENORMAL_ERROR,
     BF16_RELATIVE_ERROR,
@@ -50,11 +50,21 @@ def tensors(draw: st.DrawFn) -> torch.Tensor:
     return tensor.transpose(0, -1) if len(shape) > 1 and draw(st.booleans()) else tensor
 
 
+def int4_error_bound(tensor: torch.Tensor) -> torch.Tensor:
+    """Of a tensor too small for a first layer: half of the largest step in each of a block's 128 directions."""
+    flat = tensor.detach().double().reshape(-1)
+    blocks = torch.nn.functional.pad(flat, (0, -flat.numel() % 128)).view(-1, 128)
+    rotation = torch.from_numpy(hadamard(128, dtype=float)) / math.sqrt(128)
+    steps = (blocks @ rotation).abs().amax(1) / 7
+    bounds = math.sqrt(128) * (steps * (0.5 + 7 * 2.0**-8) + SMALLEST_NORMAL)  # a step itself is sent in bf16
+    return bounds.repeat_interleave(128)[: flat.numel()].view(tensor.shape)
+
+
 def bound(codec: str, tensor: torch.Tensor) -> torch.Tensor:
     if codec == "int8":
         return int8_error_bound(tensor)
     if codec == "int4":
-        return four_bits.error_bound(tensor)
+        return int4_error_bound(tensor)
     if codec == "bf16":
         return (tensor.double().abs() * BF16_RELATIVE_ERROR).clamp_min(BF16_DENORMAL_ERROR)
     return torch.zeros(tensor.shape, dtype=torch.float64)
@@ -70,7 +80,7 @@ def test_round_trips_stay_within_the_stated_error(codec: str, tensor: torch.Tens
     assert back.shape == tensor.shape
     if codec == "spectral":
         error, whole = (back.double() - tensor.double()).norm(), tensor.double().norm()
-        assert float(error) <= 1.02 * float(whole) + SMALLEST_NORMAL * math.sqrt(tensor.numel())
+        assert float(error) <= 1.1 * float(whole) + SMALLEST_NORMAL * math.sqrt(tensor.numel())
     else:
         assert bool(((back.double() - tensor.double()).abs() <= bound(codec, tensor)).all())
 
@@ -97,8 +107,9 @@ def test_non_finite_values_stop_at_the_door(codec: str, tensor: torch.Tensor, ba
 @pytest.mark.parametrize("codec", CODECS)
 def test_non_finite_bytes_are_not_decoded(codec: str) -> None:
     encoded = bytearray(encode(codec, torch.ones(200)))
-    for infinity in (b"\x00\x00\x80\x7f", b"\x80\x7f\x80\x7f"):  # the last value in fp32 and bf16, a scale otherwise
-        encoded[slice(4) if codec == "spectral" else slice(-4, None)] = infinity
+    place = {"spectral": slice(4), "int4": slice(128, 132)}.get(codec, slice(-4, None))  # of a value or of a scale
+    for infinity in (b"\x00\x00\x80\x7f", b"\x80\x7f\x80\x7f"):  # in fp32 and in bf16
+        encoded[place] = infinity
         with pytest.raises(NonFinite):
             decode(codec, encoded, (200,))
 

@@ -88,7 +88,7 @@ from swarm.wire.messages.step import (
     StepClosed,
 )
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 
 __all__ = [
     "Ack",
