@@ -22,7 +22,7 @@ from tests.support.processes import run_command
 PATIENCE_S = 240.0
 LOOK_S = 0.2
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((SOURCES / "docker" / "compose.yaml").read_text())["services"]
-PLACES = {"4001": "0", "0.0.0.0:8080": "127.0.0.1:0", "0.0.0.0": "127.0.0.1"}
+PLACES = {"4001": "0", "0.0.0.0:8080": "127.0.0.1:0", "0.0.0.0": "127.0.0.1"}  # noqa: S104 - not bound
 """A container has ports and a network of its own; tests take free ones, and stay on loopback."""
 
 
