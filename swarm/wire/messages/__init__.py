@@ -84,11 +84,12 @@ from swarm.wire.messages.step import (
     RoundFailed,
     RoundReduced,
     RunFinished,
+    RunPaused,
     StepApplied,
     StepClosed,
 )
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 
 __all__ = [
     "Ack",
@@ -158,6 +159,7 @@ __all__ = [
     "RoundReduced",
     "RunAnnounced",
     "RunFinished",
+    "RunPaused",
     "SpeedProbe",
     "StageAnnounced",
     "StartOver",
