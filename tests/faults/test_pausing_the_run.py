@@ -67,6 +67,7 @@ def test_a_paused_run_stands_at_a_commit_and_goes_on_as_if_nothing_had_been(rig:
         check_history(fleet, STEPS)
 
 
+@pytest.mark.long
 def test_a_scheduler_that_is_started_again_keeps_the_pause(rig: Rig) -> None:
     with rig(STEPS, 2, 1, 1) as fleet:
         fleet.wait_step(2, PATIENCE_S)
