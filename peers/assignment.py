@@ -38,6 +38,7 @@ from swarm.wire.messages import (
     ReopenStep,
     ReplayWork,
     RoundKey,
+    RunPaused,
     StartOver,
 )
 
@@ -69,6 +70,7 @@ class Assignment:
         self._early: list[Delivery] = []
         self._tasks = TaskSet()
         self._past_tokens = 0
+        self._run_is_paused = False
 
     # --- plans -----------------------------------------------------------------------------------------------------
 
@@ -114,6 +116,7 @@ class Assignment:
         self._place.shelf.clear()
         self._stages.clear()
         self.plan = None
+        self._run_is_paused = False
 
     async def _drop_loads(self) -> None:
         for loading in self._loads.values():
@@ -219,6 +222,8 @@ class Assignment:
             await self._regroup(order)
         elif isinstance(order, StartOver):
             await self.start_over()
+        elif isinstance(order, RunPaused):
+            self._run_is_paused = order.paused
         elif isinstance(order, FollowStep | CancelGroup):
             for span, loading in list(self._loads.items()):
                 if loading.transfer != order.transfer:
@@ -316,6 +321,8 @@ class Assignment:
         if self._owner is not None and self._owner.window.num_in_flight:
             return f"{self._owner.window.num_in_flight} microbatches to come home"
         states = {member.replica.state.value for member in self._members.values()}
+        if states == {"open"} and self._run_is_paused:
+            return "the admin, who paused the run"
         if states == {"open"}:
             return "activations and gradients" if self._host is not None else "leases"
         return "the other replicas" if "reducing" in states else "the leader"

@@ -30,7 +30,7 @@ from scheduler.own_checkpoint import OwnCheckpoint
 from scheduler.plan_changes import PlanChanges
 from scheduler.posts import Posts
 from scheduler.status import plan_json
-from scheduler.step import StepLeader
+from scheduler.step import Phase, StepLeader
 from swarm.admission import seal
 from swarm.errors import RunError, SwarmError
 from swarm.net.channel import Delivery, Reply
@@ -75,6 +75,7 @@ class Conductor:
         old_plan: of the leader before.
         min_hosts, min_owners: the first plan waits for so many.
         has_rivals: other schedulers may be elected.
+        is_paused: no step begins until the admin lets it.
     """
 
     office: Office
@@ -85,6 +86,7 @@ class Conductor:
     min_hosts: int
     min_owners: int
     has_rivals: bool
+    is_paused: bool
     posts: Posts = field(init=False)
     plan: Plan | None = None
     sealed_plan: bytes = b""
@@ -190,6 +192,7 @@ class Conductor:
             cursors=dict(gathered.cursors),
             has_rivals=self.has_rivals,
             staleness=schedule.staleness,
+            is_paused=self.is_paused,
         )
         self._send_plan(gathered.plan)
         self.changes.begin(gathered.plan)
@@ -208,11 +211,25 @@ class Conductor:
     async def _lead_to_the_end(self, leader: StepLeader) -> None:
         while self._ending is None:
             event = await self._events.get()
+            was_paused = leader.phase is Phase.PAUSED
             instructions = event()
+            if was_paused and leader.phase is not Phase.PAUSED:
+                self.office.status.goes_on()
+                self.office.tell({"event": "run_unpaused", "step": leader.step})
             self.office.status.enter(leader.phase.value, time.monotonic())
             await self._carry_out(instructions)
             self.office.status.waiting_for = leader.waiting_for
+            if leader.phase is Phase.PAUSED and not was_paused:
+                self.office.tell({"event": "run_paused", "step": leader.step})
             self._replan()
+
+    def pause(self, is_paused: bool) -> None:
+        """The admin pauses the run after the open step, or lets it go on."""
+        if is_paused == self.is_paused:
+            return
+        self.is_paused = is_paused
+        if self._leader is not None:
+            self._events.put_nowait(self._leader.pause if is_paused else self._leader.unpause)
 
     def rival_seen(self) -> None:
         """A standby follows: from now on half of the members may obey it, for all we know."""

@@ -111,6 +111,7 @@ class Node:
                 self._keep_status(),
                 self._keep_looking(),
                 self._keep_revoking(),
+                self._keep_pausing(),
             )
             self.office.status.phase = "finished"
             problem = ""
@@ -198,6 +199,7 @@ class Node:
             min_hosts,
             min_owners,
             bool(self._standbys) or self.wishes.standby,
+            is_paused=office.run_dir.paused.exists(),
         )
 
     # --- other schedulers, and members that ask --------------------------------------------------------------------
@@ -313,6 +315,14 @@ class Node:
             office.endpoint.drop(new)
             if conductor is not None:
                 await self.revocations.spread(office.endpoint, {*office.roster.announced, *self._standbys})
+            await asyncio.sleep(_STATUS_S)
+
+    async def _keep_pausing(self) -> None:
+        """What `swarm pause-run` and `unpause-run` leave in the run's folder."""
+        while True:
+            is_paused = await asyncio.to_thread(self.office.run_dir.paused.exists)
+            if self._conductor is not None:
+                self._conductor.pause(is_paused)
             await asyncio.sleep(_STATUS_S)
 
     async def _keep_looking(self) -> None:

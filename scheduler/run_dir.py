@@ -6,6 +6,7 @@ admin.key        signs invites and certificates; keep a copy elsewhere
 scheduler.key    this scheduler's identity
 certificate      of a standby without the admin's key
 revoked          members that the admin sent away, sealed
+paused           there while no step is to begin
 plan             the newest plan, sealed: whose votes count in an election
 address          the scheduler's addresses while it runs, one a line
 neighbours.json  where members were last: a standby comes back by them
@@ -67,6 +68,10 @@ class RunDir:
     @property
     def revoked(self) -> Path:
         return self.root / "revoked"
+
+    @property
+    def paused(self) -> Path:
+        return self.root / "paused"
 
     @property
     def address(self) -> Path:

@@ -120,6 +120,10 @@ class Status:
         }
         return self._last_step
 
+    def goes_on(self) -> None:
+        """The run was paused: that time is no step's."""
+        self._last_step_at_s = time.time()
+
     def progress(self) -> dict[str, Any]:
         """What goes on right now, between two steps' events."""
         return {

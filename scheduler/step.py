@@ -13,11 +13,15 @@
     any       a group without a member, or too few members to know     HALTED    Regroup
               that nobody else leads
     any       no sense left in going on                                HALTED    Halt
+    REDUCING  as above, but the admin paused the run                   PAUSED    Record, CommitStep, RunPaused to all
+    PAUSED    the admin lets it go on                                  OPEN      RunPaused (no more) to all, leases
     OPEN      the last step is applied everywhere                      FINISHED  Finish
 
 With staleness 1 microbatches of the next step are lent and done, too, in every state, on the weights before those of
 the commit that is to come; their step opens with what is done by then. Only at the end of a plan nobody runs ahead: the
 first step of a plan is on the newest weights, every other one on those before.
+
+A run that is paused takes what is still done of a step that was lent ahead, but lends nothing and closes nothing.
 
 Every event is a method; every method returns the instructions that the shell carries out in order. Reports that come
 twice, late, or from somebody they cannot come from change nothing.
@@ -62,6 +66,7 @@ from swarm.wire.messages import (
     RoundFailed,
     RoundKey,
     RoundReduced,
+    RunPaused,
     StepApplied,
     StepClosed,
     Work,
@@ -84,6 +89,7 @@ class Phase(enum.Enum):
     CLOSING = "closing"
     REDUCING = "reducing"
     HELD = "held"
+    PAUSED = "paused"
     HALTED = "halted"
     FINISHED = "finished"
 
@@ -113,6 +119,7 @@ class StepLeader:
         cursors: by owner, the first microbatch of its shard that no committed step has used.
         has_rivals: other schedulers may be elected, so that a majority of a plan's members must be here.
         staleness: 1 where the next step's microbatches do not wait for this step's commit.
+        is_paused: no step begins.
     """
 
     plan: Plan
@@ -125,6 +132,7 @@ class StepLeader:
     cursors: dict[str, int] = field(default_factory=dict)
     has_rivals: bool = False
     staleness: int = 0
+    is_paused: bool = False
     phase: Phase = Phase.OPEN
     step: int = 0
     round: int = 0
@@ -150,6 +158,16 @@ class StepLeader:
         """Every member of the first plan is ready."""
         self.step = self.next_step
         return self._open()
+
+    def pause(self) -> list[Instruction]:
+        """The open step is the last one until `unpause`."""
+        self.is_paused = True
+        return []
+
+    def unpause(self) -> list[Instruction]:
+        """Steps may begin again."""
+        self.is_paused = False
+        return self._tell_paused() + self._begin() if self.phase is Phase.PAUSED else []
 
     def done(self, owner: str, report: MicrobatchDone) -> list[Instruction]:
         """An owner's microbatch was counted by every stage of its route."""
@@ -252,7 +270,7 @@ class StepLeader:
                 return self._regroup("the last replica is gone", stage)
         if self.has_rivals and not self._has_majority:
             return self._regroup("half of the members cannot be reached, and may follow another scheduler", -1)
-        if self.phase is not Phase.OPEN:
+        if self.phase not in (Phase.OPEN, Phase.PAUSED):
             instructions += self._reopen()
         for owner in self._owners():
             instructions.append(Send(owner, PeersLost(term=self.term, peers=(peer,))))
@@ -310,10 +328,20 @@ class StepLeader:
     # --- transitions -----------------------------------------------------------------------------------------------
 
     def _open(self) -> list[Instruction]:
-        self.phase = Phase.OPEN
         self.round = 0
         self._failed_rounds = 0
         self._blamed.clear()
+        if not self.is_paused:
+            return self._begin()
+        self.phase = Phase.PAUSED
+        return self._tell_paused()
+
+    def _tell_paused(self) -> list[Instruction]:
+        peers = sorted({peer for _, peer in self._members()})
+        return [Send(peer, RunPaused(term=self.term, paused=self.is_paused)) for peer in peers]
+
+    def _begin(self) -> list[Instruction]:
+        self.phase = Phase.OPEN
         self._open_ledgers.open(self.step)
         if self._runs_ahead():
             self._open_ledgers.open(self.step + 1)
@@ -332,7 +360,9 @@ class StepLeader:
 
     def _is_open(self, step: int) -> bool:
         """Whether microbatches of a step may be done."""
-        return self.phase is Phase.OPEN if step == self.step else self.phase not in (Phase.HALTED, Phase.FINISHED)
+        if step == self.step:
+            return self.phase in (Phase.OPEN, Phase.PAUSED)
+        return self.phase not in (Phase.HALTED, Phase.FINISHED)
 
     def _close_if_complete(self) -> list[Instruction]:
         return self._close() if self.phase is Phase.OPEN and self._ledger.is_complete else []
@@ -450,6 +480,8 @@ class StepLeader:
 
     def _lend(self, owner: str) -> list[Instruction]:
         """As many microbatches as an owner may have."""
+        if self.phase is Phase.PAUSED:
+            return []
         return [
             Send(owner, GrantLeases(term=self.term, plan=self.plan.number, step=step, leases=leases))
             for step, leases in self._open_ledgers.lend(owner, self._share())

@@ -65,6 +65,8 @@ def in_words(event: Mapping[str, Any]) -> str:
                 f"step {event['step']}/{event['steps']}  loss {event['loss']:.4f}  "
                 f"{event['tokens_per_s']:,.0f} tokens/s  {duration(event['eta_s'])} to go"
             )
+        case "progress" if event["phase"] == "paused":
+            return f"the run is paused by its admin, before step {event['step'] + 1}"
         case "progress":
             who = ", ".join(map(short, event["waiting_for"])) or "nobody"
             return f"step {event['step'] + 1} is {event['phase']} for {duration(event['since_s'])}, waiting for {who}"
@@ -72,6 +74,10 @@ def in_words(event: Mapping[str, Any]) -> str:
             return f"lost {short(event['peer'])} in step {event['step']}: {event['problem']}"
         case "revoked":
             return f"the admin revoked the membership of {short(event['peer'])}"
+        case "run_paused":
+            return f"the run is paused by its admin before step {event['step'] + 1}; `swarm unpause-run` lets it go on"
+        case "run_unpaused":
+            return f"the run goes on with step {event['step'] + 1}"
         case "leaving":
             return f"{short(event['peer'])} wants to leave; it works until a step is committed without it"
         case "left":
@@ -113,7 +119,8 @@ def in_words(event: Mapping[str, Any]) -> str:
 def status_table(status: dict[str, Any], alerts: Sequence[str] = ()) -> list[Any]:
     """What `swarm status` prints: a headline and a table of the peers."""
     step = status["last_step"]
-    headline = f"run {status['run']} · {status['phase']}"
+    phase = "paused by its admin" if status["phase"] == "paused" else status["phase"]
+    headline = f"run {status['run']} · {phase}"
     if step:
         headline += f" · {in_words(step)}"
     if status["waiting_for"]:

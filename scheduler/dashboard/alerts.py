@@ -44,7 +44,7 @@ def _alerts(view: View) -> Iterator[Alert]:
         since = duration(view.age_s)
         yield Alert("scheduler_silent", True, "", f"the scheduler has said nothing for {since}: it does not run")
         return
-    if view.step and view.step_age_s > max(_STALLED_S, _STALLED_STEPS * view.step_s):
+    if view.phase != "paused" and view.step and view.step_age_s > max(_STALLED_S, _STALLED_STEPS * view.step_s):
         yield Alert("step_stalled", True, "", f"step {view.step + 1} takes {duration(view.step_age_s)} already")
     for lane in view.lanes:
         if lane.key.startswith("stage"):

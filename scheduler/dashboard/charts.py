@@ -48,7 +48,7 @@ def times(view: View) -> tuple[dict[str, Any], str]:
         series.append(
             _line(phase_in_words(phase), found, number + 1) | {"stack": "time", "areaStyle": {"opacity": 0.35}}
         )
-    total = sum(view.phase_s.values())
+    total = sum(view.phase_s[phase] for phase in phases)
     shares = ", ".join(f"{phase_in_words(phase)} {view.phase_s[phase] / total:.0%}" for phase in phases)
     return _options(view, series, "s a step"), f"Where steps' time went: {shares or 'no step yet'}"
 

@@ -14,11 +14,12 @@ _PHASES = {
     "recording": "writing the ledger",
     "held": "checking who lives",
 }
+_PAUSED = "paused"
 
 
 def phase_in_words(phase: str) -> str:
     """The leader's phases as people would call them; other states of a scheduler are words already."""
-    return _PHASES.get(phase, phase)
+    return "paused by the admin" if phase == _PAUSED else _PHASES.get(phase, phase)
 
 
 def state(view: View) -> tuple[str, str]:
@@ -27,7 +28,7 @@ def state(view: View) -> tuple[str, str]:
         return "finished", "good"
     if view.is_silent:
         return "not running", "bad"
-    return ("training", "good") if view.phase in _PHASES else (view.phase, "wait")
+    return ("training", "good") if view.phase in _PHASES else (phase_in_words(view.phase), "wait")
 
 
 def counted(number: int, what: str, several: str = "") -> str:

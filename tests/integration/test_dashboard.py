@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 import shutil
 import stat
@@ -232,3 +233,52 @@ def test_the_dashboard_is_for_everybody(guarded: tuple[str, str], browser: Brows
     page.keyboard.press("Tab")
     page.wait_for_function("document.activeElement.classList.contains('box')")
     watched.check()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_dashboard_has_no_barrier_that_axe_finds(guarded: tuple[str, str], browser: Browser, scheme: str) -> None:
+    """Contrast, names, roles and structure of both views."""
+    address, token = guarded
+    watched = Watched(browser.new_context(color_scheme=scheme))
+    page = watched.page
+    page.goto(f"{address}?token={token}")
+    expect(page.locator("canvas")).to_have_count(3)
+    assert_no_barriers(page)
+    page.get_by_role("link", name="peer cript>").click()
+    expect(page.locator(".facts")).to_contain_text(SCRIPT)
+    assert_no_barriers(page)
+    watched.check()
+
+
+def assert_no_barriers(page: Page) -> None:
+    """axe-core's findings that are serious or critical, and what they are about."""
+    page.evaluate(importlib.resources.files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8"))
+    found = page.evaluate("async () => await axe.run(document, {resultTypes: ['violations']})")
+    assert len(found["passes"]) > 10, "it looked"
+    grave = [each for each in found["violations"] if each["impact"] in ("serious", "critical")]
+    assert not [(each["id"], each["help"], [node["html"] for node in each["nodes"]]) for each in grave]
+
+
+def test_everything_that_can_be_used_is_reached_with_tab_and_has_a_name(
+    guarded: tuple[str, str], browser: Browser
+) -> None:
+    address, token = guarded
+    watched = Watched(browser.new_context())
+    page = watched.page
+    page.goto(f"{address}?token={token}")
+    expect(page.locator("canvas")).to_have_count(3)
+    usable = set(page.evaluate(f"{_USABLE}.map({_DESCRIBED})"))
+    assert len(usable) > 10
+    reached: dict[str, str] = {}
+    for _ in range(len(usable) + 10):
+        page.keyboard.press("Tab")
+        reached |= [page.evaluate(f"[({_DESCRIBED})(document.activeElement), ({_NAME})(document.activeElement)]")]
+    assert usable <= reached.keys(), "some of it cannot be reached"
+    assert all(reached[each] for each in usable), "some of it has no name"
+    watched.check()
+
+
+_USABLE = """[...document.querySelectorAll('a[href], button, input, select, [role=button], [tabindex="0"]')]
+    .filter(each => each.checkVisibility({visibilityProperty: true}) && !each.disabled)"""
+_DESCRIBED = "each => each.tagName + ' ' + (each.getAttribute('href') ?? '') + ' ' + each.className + each.innerText"
+_NAME = "each => (each.ariaLabel || each.innerText || [...each.labels ?? []].map(each => each.innerText).join()).trim()"

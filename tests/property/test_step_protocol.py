@@ -18,9 +18,10 @@ from tests.support.world import World
     batch=st.integers(1, 9),
     deaths=st.integers(0, 3),
     staleness=st.integers(0, 1),
+    pauses=st.integers(0, 2),
 )
 def test_every_group_counts_every_microbatch_once(
-    seed: int, stages: int, replicas: int, owners: int, batch: int, deaths: int, staleness: int
+    seed: int, stages: int, replicas: int, owners: int, batch: int, deaths: int, staleness: int, pauses: int
 ) -> None:
     world = World(
         seed,
@@ -31,6 +32,7 @@ def test_every_group_counts_every_microbatch_once(
         steps=4,
         deaths=deaths,
         staleness=staleness,
+        pauses=pauses,
     )
     world.run()
     assert world.halted is None, world.halted
@@ -41,7 +43,7 @@ def test_every_group_counts_every_microbatch_once(
 def test_the_faults_really_fire(staleness: int) -> None:
     fired: Counter[str] = Counter()
     for seed in range(40):
-        world = World(seed, stages=2, replicas=3, owners=2, batch=8, steps=6, deaths=3, staleness=staleness)
+        world = World(seed, stages=2, replicas=3, owners=2, batch=8, steps=6, deaths=3, staleness=staleness, pauses=2)
         world.run()
         world.check_end()
         fired += world.fired
@@ -56,6 +58,7 @@ def test_the_faults_really_fire(staleness: int) -> None:
         "round failed",
         "given up",
         "answered from the books",
+        "paused",
     ):
         assert fired[kind] > 0, f"{kind} never happened: {fired}"
 
@@ -68,9 +71,10 @@ def test_the_faults_really_fire(staleness: int) -> None:
     owners=st.integers(1, 2),
     deaths=st.integers(0, 2),
     staleness=st.integers(0, 1),
+    pauses=st.integers(0, 2),
 )
 def test_plans_change_under_way(
-    seed: int, stages: int, replicas: int, owners: int, deaths: int, staleness: int
+    seed: int, stages: int, replicas: int, owners: int, deaths: int, staleness: int, pauses: int
 ) -> None:
     world = World(
         seed,
@@ -82,6 +86,7 @@ def test_plans_change_under_way(
         deaths=deaths,
         changes=4,
         staleness=staleness,
+        pauses=pauses,
     )
     world.run()
     assert world.halted is None, world.halted

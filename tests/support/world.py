@@ -51,11 +51,13 @@ class World(Members):
         deaths: int,
         changes: int = 0,
         staleness: int = 0,
+        pauses: int = 0,
     ):
         self.random = random.Random(seed)
         self.staleness = staleness
         self.deaths_left = deaths
         self.changes_left = changes
+        self.pauses_left = pauses
         self.fired: Counter[str] = Counter()
         hosts = [[f"h{stage}.{index}" for index in range(replicas)] for stage in range(stages)]
         plan = self.make_plan([(2 * stage, 2 * stage + 2) for stage in range(stages)], hosts, owners)
@@ -161,6 +163,12 @@ class World(Members):
         raise AssertionError(f"no progress: {self.leader.phase} step {self.leader.step}")
 
     def one_event(self) -> None:
+        if self.pauses_left and self.random.random() < 0.01:
+            self.pauses_left -= 1
+            self.carry_out(self.leader.pause())
+        if self.leader.is_paused and self.random.random() < 0.01:
+            self.fired["paused"] += self.leader.phase is Phase.PAUSED
+            self.carry_out(self.leader.unpause())
         choice = self.random.random()
         if choice < 0.004 and self.deaths_left:
             self.kill()

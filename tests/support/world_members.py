@@ -36,6 +36,7 @@ from swarm.wire.messages import (
     RoundFailed,
     RoundKey,
     RoundReduced,
+    RunPaused,
     StepApplied,
     StepClosed,
     Work,
@@ -254,6 +255,8 @@ class Members:
                 member.load = None
         elif member.adopting is not None:
             member.waiting.append(message)
+        elif isinstance(message, RunPaused):
+            assert message.paused or self.fired["paused"]
         elif isinstance(message, Plan):
             self.on_plan(member, message)
         elif replica is None:

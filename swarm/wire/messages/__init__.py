@@ -84,6 +84,7 @@ from swarm.wire.messages.step import (
     RoundFailed,
     RoundReduced,
     RunFinished,
+    RunPaused,
     StepApplied,
     StepClosed,
 )
@@ -158,6 +159,7 @@ __all__ = [
     "RoundReduced",
     "RunAnnounced",
     "RunFinished",
+    "RunPaused",
     "SpeedProbe",
     "StageAnnounced",
     "StartOver",

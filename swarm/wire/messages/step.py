@@ -205,6 +205,15 @@ class MayLeave:
     term: int
 
 
+@message(109)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPaused:
+    """The admin paused the run after the last committed step, or lets it go on; members stay."""
+
+    term: int
+    paused: bool
+
+
 @message(61)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished:

@@ -22,6 +22,7 @@ from swarm.wire.messages import (
     ReplayWork,
     RoundFailed,
     RoundReduced,
+    RunPaused,
     StepApplied,
     StepClosed,
     Work,
@@ -200,6 +201,52 @@ def test_nobody_runs_ahead_of_a_plan_without_its_lost_member() -> None:
     (new,) = [each.plan for each in told if isinstance(each, NewPlan)]
     assert (new.number, new.first_step) == (2, 2)
     assert lead._open_ledgers.steps == (2, 3)
+
+
+def told_paused(instructions: list[Instruction]) -> dict[str, bool]:
+    return {peer: order.paused for peer, order in sent(instructions, RunPaused) if isinstance(order, RunPaused)}
+
+
+def test_a_paused_run_commits_the_step_under_way_and_begins_none() -> None:
+    lead = leader()
+    lead.start()
+    assert lead.pause() == []
+    assert sent(fill(lead), CloseStep), "the open step goes on"
+    close_all(lead)
+    told = reduce_all(lead)
+    assert len(sent(told, CommitStep)) == 5
+    assert not sent(told, GrantLeases)
+    assert told_paused(told) == dict.fromkeys("abcop", True)
+    assert (lead.phase, lead.step) == (Phase.PAUSED, 1)
+    told = lead.unpause()
+    assert told_paused(told) == dict.fromkeys("abcop", False)
+    assert leases_by_step(told) == {1: 4}
+    assert lead.phase is Phase.OPEN
+
+
+def test_a_leader_of_a_paused_run_begins_no_step() -> None:
+    lead = leader()
+    lead.pause()
+    assert not sent(lead.start(), GrantLeases)
+    assert lead.phase is Phase.PAUSED
+    assert not sent(lead.peer_lost("a"), ReopenStep), "nobody has begun"
+    assert lead.phase is Phase.PAUSED
+    assert leases_by_step(lead.unpause()) == {0: 4}
+    assert lead.unpause() == []
+
+
+def test_what_ran_ahead_of_a_pause_counts_after_it() -> None:
+    lead = leader(staleness=1)
+    lead.start()
+    lead.pause()
+    fill(lead)
+    close_all(lead)
+    entries = list(enumerate(lead._open_ledgers.open(1)._entries))
+    reduce_all(lead)
+    assert lead.phase is Phase.PAUSED
+    for number, entry in entries:
+        assert not lead.done(entry.owner, done(number, ROUTES[0], step=1)), "taken, and nothing begins"
+    assert sent(lead.unpause(), CloseStep)
 
 
 def test_nobody_runs_ahead_of_the_last_step() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from scheduler.dashboard.alerts import alerts
 from scheduler.dashboard.view import View
+from scheduler.dashboard.words import state
 from tests.support.watched import NOW_S, ledger, peer_facts, seen, status
 
 
@@ -60,6 +61,14 @@ def test_a_stalled_step() -> None:
 
 def test_a_silent_scheduler_is_all_that_counts() -> None:
     assert told(seen(written_at_s=NOW_S - 60)) == {"scheduler_silent": ""}
+
+
+def test_a_paused_run_does_not_stall() -> None:
+    stalled = ledger(last_at_s=NOW_S - 999)
+    assert "step_stalled" in told(seen(book=stalled))
+    paused = seen(book=stalled, phase="paused")
+    assert "step_stalled" not in told(paused)
+    assert state(paused) == ("paused by the admin", "wait")
 
 
 def test_a_finished_run_needs_nobody() -> None:
