@@ -18,7 +18,13 @@ demo: setup
 	$(BIN)/swarm demo $(ARGS)
 
 test: setup chromium
+ifeq ($(ARGS),)
+	# What starts no swarms, on two processors at once; swarms need both.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadscope tests/unit tests/property
+	$(BIN)/pytest -q tests/contract tests/integration tests/faults
+else
 	$(BIN)/pytest -q $(ARGS)
+endif
 
 # For the dashboard's tests, which are skipped without it. Installed only where that takes no password.
 chromium:
