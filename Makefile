@@ -20,7 +20,7 @@ demo: setup
 test: setup chromium
 ifeq ($(ARGS),)
 	# What starts no swarms, on two processors at once; swarms need both.
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadscope tests/unit tests/property
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal tests/unit tests/property
 	$(BIN)/pytest -q tests/contract tests/integration tests/faults
 else
 	$(BIN)/pytest -q $(ARGS)
