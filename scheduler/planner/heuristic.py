@@ -31,8 +31,8 @@ _BALANCES, _WORTH_A_BALANCE = 6, 1e-3
 """Of all-reduces with what they overlap, at most; and what one has to gain for another one, as a share of the step."""
 _MANY = 3000
 """Of more hosts, everything takes its time: less is tried."""
-_SWEPT = 128
-"""Of more hosts, fractions of hosts in a programme are nearly whole ones."""
+_SWEPT = 8
+"""Of more hosts, fractions of hosts in a programme lead to whole ones that are of use."""
 _OF_THE_WAY = 0.35
 """From the bound's step to a first plan's: where better plans are."""
 _SMALL = 32

@@ -40,7 +40,7 @@ def place(instance: Instance, sizes: Ints, residence_s: Floats, sync_s: float) -
     taken = _taken(instance, sizes, rates, class_of, group, sync_s)
     if taken is None:
         return None
-    stage = _whole(instance, rates, class_of, taken)
+    stage = _whole(instance, sizes, rates, class_of, taken)
     if len(np.unique(stage[stage >= 0])) < len(sizes) and not every_stage(stage, rates, np.arange(len(sizes))):
         return None
     return Assignment(stage, sizes)
@@ -78,10 +78,10 @@ def _taken(instance: Instance, sizes: Ints, rates: Floats, class_of: Ints, group
     return taken
 
 
-def _whole(instance: Instance, rates: Floats, class_of: Ints, taken: Floats) -> Ints:
+def _whole(instance: Instance, sizes: Ints, rates: Floats, class_of: Ints, taken: Floats) -> Ints:
     """Of each host, its stage; every stage gets an even sample of the lines of each class, and the slowest stand by."""
     members = np.bincount(class_of)
-    quotas = _quotas(members, taken)
+    quotas = _quotas(members, taken, np.argsort(-sizes, kind="stable"))
     # The hosts of a class, slow lines first, are dealt out as evenly as their numbers allow.
     stage_of, class_row = np.nonzero(quotas)
     count = quotas[stage_of, class_row]
@@ -98,12 +98,13 @@ def _whole(instance: Instance, rates: Floats, class_of: Ints, taken: Floats) -> 
     return stage
 
 
-def _quotas(members: Ints, taken: Floats) -> Ints:
-    """Whole hosts of each class for each stage, and for none; what is less than a host is kept for the next class."""
+def _quotas(members: Ints, taken: Floats, order: Ints) -> Ints:
+    """Whole hosts of each class for each stage, in some order of these, and for none; what is less than a host is kept
+    for the next class."""
     quotas = np.zeros((len(taken) + 1, len(members)), dtype=np.int64)
     left = np.zeros(len(taken))
     for number, free in enumerate(members.tolist()):
-        for stage in np.flatnonzero(taken[:, number]).tolist():
+        for stage in order[taken[order, number] > 0].tolist():
             left[stage] += taken[stage, number]
             whole = min(int(left[stage] + 0.5), free)
             left[stage] -= whole
