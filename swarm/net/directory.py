@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgpack
@@ -32,6 +32,8 @@ _MAX_CLOCK_ERROR_S = 30.0
 _REPLICAS = 5
 _CALL_S = 10.0
 """hivemind's 3 s are not enough while a machine loads libraries in several processes."""
+_OTHERS_S = 2.0
+"""Once somebody has answered: who sleeps or is cut off is not waited for."""
 _ROLE_OF: dict[type, str | None] = {PeerRecord: None, LeaderRecord: "scheduler"}
 
 
@@ -116,18 +118,34 @@ async def _bootstrap(node: DHTNode, initial_peers: Sequence[str]) -> None:
     if not initial_peers:
         return
     peers = {peer for peer in map(_peer_of, initial_peers) if peer is not None}
-    answers = await asyncio.gather(
-        *(node.protocol.call_ping(peer, validate=True) for peer in peers), return_exceptions=True
-    )
-    if not any(isinstance(answer, DHTID) for answer in answers):
-        errors = [str(answer) for answer in answers if isinstance(answer, Exception)]
+    if problem := await _ping(node, peers):
         raise PeerUnavailable(
-            f"no peer of the run's directory answered ({errors[0] if errors else 'none responded to a ping'})",
+            f"no peer of the run's directory answered ({problem})",
             "check the network, and this machine's clock: more than 3 s off is refused",
         )
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_CALL_S):
+        async with asyncio.timeout(_OTHERS_S):
             await node.find_nearest_nodes([node.node_id])  # who they know
+
+
+async def _ping(node: DHTNode, peers: Iterable[PeerID]) -> str:
+    """Be known to some peers, and know them; says what is wrong where none of them answers."""
+    waiting = {asyncio.create_task(node.protocol.call_ping(peer, validate=True)) for peer in peers}
+    problem, patience_s = "none responded to a ping", None
+    try:
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+            for task in done:
+                if task.exception() is not None:
+                    problem = str(task.exception())
+                elif isinstance(task.result(), DHTID):
+                    patience_s = _OTHERS_S
+    finally:
+        for task in waiting:
+            task.cancel()
+    return "" if patience_s is not None else problem
 
 
 def _peer_of(address: str) -> PeerID | None:

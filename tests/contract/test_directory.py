@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
+from hivemind.dht.protocol import DHTProtocol
 from hivemind.dht.routing import DHTID
 from hivemind.p2p import P2P, PeerID
 from multiaddr import Multiaddr
@@ -108,6 +111,36 @@ def run(tmp_path: Path) -> Callable[[Callable[[Swarm], Awaitable[None]]], None]:
         uvloop.run(main())
 
     return run_body
+
+
+def test_who_sleeps_is_not_waited_for(
+    run: Callable[[Callable[[Swarm], Awaitable[None]]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A standby that comes back while its leader is stopped has to be there for the election."""
+    monkeypatch.setattr("swarm.net.directory._CALL_S", 10_000.0)
+    asleep, asked = asyncio.Event(), asyncio.Event()
+    awake = DHTProtocol.rpc_ping
+
+    @functools.wraps(awake)
+    async def sleeping(*arguments: Any) -> Any:
+        if asleep.is_set():
+            asked.set()
+            await asyncio.Event().wait()
+        return await awake(*arguments)
+
+    async def body(swarm: Swarm) -> None:
+        first = await swarm.join("scheduler")
+        with monkeypatch.context() as patched:
+            patched.setattr(DHTProtocol, "rpc_ping", sleeping)
+            sleeper = await swarm.join("host")
+        asleep.set()
+        swarm.addresses += [str(address) for address in await sleeper.p2p.get_visible_maddrs()]
+        third = await swarm.join("host")
+        assert asked.is_set()
+        await third.directory.publish(third.record())
+        assert third.identity.peer_id in await first.directory.read(PeerRecord, latest=False)
+
+    run(body)
 
 
 def test_members_find_one_another(run: Callable[..., None]) -> None:
