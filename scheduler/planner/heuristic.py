@@ -167,10 +167,11 @@ def certified_plan(
             candidates.offer(plan)
     search = BoundSearch(instance, slowest)
     search.split(effort.splits[0], paths=False)
+    ranked = _ranked_shapes(instance, search, effort)
     if instance.num_hosts > _SWEPT:
-        _sweep_shapes(instance, search, candidates)
+        _sweep_shapes(instance, ranked[: effort.shapes], candidates)
     if instance.num_hosts <= _MANY:
-        _fill_shapes(instance, search, candidates, out_of_time)
+        _fill_shapes(instance, ranked[0].box if ranked else search.weakest, candidates, out_of_time)
     search.shorten(candidates.chosen[0].step_s * (1 - effort.enough))
     if instance.num_hosts <= _MANY or search.weakest.step_s > candidates.chosen[0].step_s * (1 - _NEAR):
         search.split(effort.splits[1], paths=True)
@@ -187,12 +188,9 @@ def certified_plan(
     return Certified(assignment, evaluation, max(search.tokens_per_s, evaluation.tokens_per_s))
 
 
-def _fill_shapes(
-    instance: Instance, search: BoundSearch, candidates: _Candidates, out_of_time: Callable[[], bool]
-) -> None:
-    """Shapes for the relaxation's all-reduce and around it; the path's time is that of the plans before."""
+def _fill_shapes(instance: Instance, begin: Box, candidates: _Candidates, out_of_time: Callable[[], bool]) -> None:
+    """Shapes for the interval's all-reduce and around it; the path's time is that of the plans before."""
     effort = _Effort.of(instance.num_hosts)
-    begin = _begin(instance, search, effort)
     stages, sync_s = begin.stages, begin.sync_s[1]
     residence_s = np.full(len(stages), begin.path_s)
     for number, factor in enumerate(effort.sync_factors):
@@ -216,11 +214,10 @@ def _fill_shapes(
                 residence_s[size] = evaluation.stage_residence_s[plan.sizes == size].mean()
 
 
-def _sweep_shapes(instance: Instance, search: BoundSearch, candidates: _Candidates) -> None:
-    """Of many hosts: a few shapes, and the best of them for all-reduces of several lengths."""
-    effort = _Effort.of(instance.num_hosts)
+def _sweep_shapes(instance: Instance, ranked: list[_Ranked], candidates: _Candidates) -> None:
+    """These shapes, and the best of them for all-reduces of several lengths."""
     found: list[Found] = []
-    for _, shape, box in _ranked_shapes(instance, search, effort)[: effort.shapes]:
+    for _, shape, box in ranked:
         start = begun(instance, shape.sizes, box.path_s, shape.sync_s)
         if start is not None:
             found.append(start)
@@ -246,12 +243,6 @@ def _place_whole_hosts(
         return candidates.chosen[0].step_s * (1 - effort.enough)
 
     search.place(effort.nodes, offer, out_of_time)
-
-
-def _begin(instance: Instance, search: BoundSearch, effort: _Effort) -> Box:
-    """Of the bound's weakest intervals, the one with the shortest step in whole numbers of stages."""
-    ranked = _ranked_shapes(instance, search, effort)
-    return ranked[0].box if ranked else search.weakest
 
 
 class _Ranked(NamedTuple):

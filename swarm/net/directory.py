@@ -131,21 +131,20 @@ async def _bootstrap(node: DHTNode, initial_peers: Sequence[str]) -> None:
 async def _ping(node: DHTNode, peers: Iterable[PeerID]) -> str:
     """Be known to some peers, and know them; says what is wrong where none of them answers."""
     waiting = {asyncio.create_task(node.protocol.call_ping(peer, validate=True)) for peer in peers}
-    problem, patience_s = "none responded to a ping", None
+    problem, met = "none responded to a ping", False
     try:
-        while waiting:
-            done, waiting = await asyncio.wait(waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                break
+        while waiting and not met:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 if task.exception() is not None:
                     problem = str(task.exception())
-                elif isinstance(task.result(), DHTID):
-                    patience_s = _OTHERS_S
+                met = met or (task.exception() is None and isinstance(task.result(), DHTID))
+        if waiting:
+            await asyncio.wait(waiting, timeout=_OTHERS_S)
     finally:
         for task in waiting:
             task.cancel()
-    return "" if patience_s is not None else problem
+    return "" if met else problem
 
 
 def _peer_of(address: str) -> PeerID | None:
