@@ -211,8 +211,11 @@ class Assignment:
             member = next((each for each in self._members.values() if each.replica.stage == order.stage), None)
             if member is not None:
                 await member.handle(order)
-            if self._owner is not None and member is self._members.get(ENDS):
-                self._owner.pump()
+            if member is self._members.get(ENDS):
+                if self._owner is not None:
+                    self._owner.pump()
+            elif self._host is not None:
+                self._host.wake()  # the step is over, or open again
         elif isinstance(order, GrantLeases | ReplayWork | PeersLost):
             if self._owner is not None:
                 self._owner.handle(order)
@@ -250,8 +253,6 @@ class Assignment:
         if span == ENDS:
             assert self._owner is not None
             self._owner.committed()
-        elif self._host is not None:
-            self._host.wake()
 
     # --- other peers -----------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from swarm.admission import unseal
 from swarm.config import NodeConfig
 from swarm.data.shards import Shard
 from swarm.errors import MemberPaused, RunError, StartedAnew, Superseded, SwarmError
-from swarm.model.blueprint import Layout
+from swarm.model.layout import Layout
 from swarm.net.allreduce import StrictRounds
 from swarm.net.channel import Delivery, Reply
 from swarm.net.directory import Directory

@@ -24,7 +24,7 @@ from peers.probe import (
 )
 from swarm.config import NodeConfig, RunConfig
 from swarm.errors import DiskRefused, NetworkError, PeerUnavailable, SwarmError
-from swarm.model.blueprint import Layout
+from swarm.model.layout import Layout
 from swarm.net.directory import LIFETIME_S, Directory, expiry
 from swarm.net.endpoint import Endpoint
 from swarm.net.introduction import ask, refuse_twin

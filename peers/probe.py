@@ -13,7 +13,7 @@ from torch import Tensor
 from peers.line import GLANCE_BYTES
 from swarm.config import NodeConfig, RunConfig
 from swarm.errors import MachineLimit, SwarmError
-from swarm.model.blueprint import Layout
+from swarm.model.layout import Layout
 from swarm.model.spans import LayerSpan
 from swarm.net.endpoint import Endpoint
 from swarm.net.transport import TENSORS

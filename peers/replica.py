@@ -10,7 +10,8 @@
     CLOSED.. REDUCED  ReopenStep or a newer CloseStep  OPEN      drop what was prepared or averaged
     REDUCED   CommitStep of that round                 OPEN + 1  apply, count from zero
 
-Frames of a later step or plan wait; those of an earlier one are stale. With staleness 1 the step after the current one
+Frames of a later step or plan wait; those of an earlier one are stale. Frames of a closed step wait, too: a replay may
+overtake the leader's ReopenStep. With staleness 1 the step after the current one
 has books of its own, open in every state: what they hold becomes the current step's at the commit. Nothing here knows
 a tensor or a clock.
 """
@@ -95,8 +96,10 @@ class Replica:
     # --- frames ----------------------------------------------------------------------------------------------------
 
     def is_early(self, plan: int, work: Work) -> bool:
-        """Whether a frame belongs to a later step or plan than we work on."""
-        return work.step > self.step + self.staleness or plan > self.plan
+        """Whether a frame belongs to a later step or plan than we work on, or to a step that may be opened again."""
+        if work.step > self.step + self.staleness or plan > self.plan:
+            return True
+        return plan == self.plan and work.step == self.step and self.state is not State.OPEN
 
     def forward(self, plan: int, work: Work) -> Verdict:
         """An activation arrived; COMPUTE replaces an earlier attempt at the same lease."""
@@ -154,8 +157,7 @@ class Replica:
     def _timely(self, plan: int, work: Work) -> Verdict:
         if self.is_early(plan, work):
             return Verdict.WAIT
-        is_closed = work.step == self.step and self.state is not State.OPEN
-        if work.step < self.step or plan < self.plan or is_closed:
+        if work.step < self.step or plan < self.plan:
             return self._refuse()
         return Verdict.COMPUTE
 

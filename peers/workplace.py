@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from peers.archive import Archive
 from swarm.config import RunConfig
-from swarm.model.blueprint import Layout
+from swarm.model.layout import Layout
 from swarm.net.allreduce import StrictRounds
 from swarm.net.endpoint import Endpoint
 from swarm.net.shelf import Shelf

@@ -14,7 +14,7 @@ from scheduler.status import Event, Status
 from swarm.config import RunConfig
 from swarm.errors import DiskRefused
 from swarm.identity import Identity
-from swarm.model.blueprint import Layout
+from swarm.model.layout import Layout
 from swarm.net.directory import Directory
 from swarm.net.endpoint import Endpoint
 from swarm.net.shelf import Shelf

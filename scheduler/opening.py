@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from scheduler.audit_log import AuditLog
+from scheduler.layout_file import layout_of
 from scheduler.membership import Roster
 from scheduler.node import Node, Wishes
 from scheduler.office import Office
@@ -23,7 +24,6 @@ from swarm.admission import Membership
 from swarm.errors import RunError
 from swarm.exclusive import exclusive
 from swarm.identity import Identity
-from swarm.model.blueprint import layout
 from swarm.net.dialling import Dialler
 from swarm.net.directory import Directory
 from swarm.net.endpoint import Endpoint
@@ -106,7 +106,7 @@ async def _opened_office(
 ) -> AsyncIterator[Office]:
     config = standing.config
     run_dir.tokenizer_of(config)
-    model_layout = await asyncio.to_thread(layout, config)
+    model_layout = await asyncio.to_thread(layout_of, config, run_dir.layout)
     shape = (config.batch.microbatch_sequences, config.data.context_tokens, model_layout.hidden_size)
     endpoint.become_member(standing.certificate, PayloadRules(shape, config.numerics.boundary_codec))
     with contextlib.closing(AuditLog(run_dir.audit, config.fingerprint, config.to_json())) as log:
@@ -135,7 +135,7 @@ def _check_folder(run_dir: RunDir, wishes: Wishes) -> None:
     config = run_dir.load_config()
     run_dir.load_admin(config)
     run_dir.tokenizer_of(config)
-    layout(config)
+    layout_of(config, run_dir.layout)
     with contextlib.closing(AuditLog(run_dir.audit, config.fingerprint, config.to_json())) as log:
         _check_progress(run_dir, log, config.schedule.steps, wishes)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from scheduler.run_dir import RunDir
 from swarm.config import RunConfig
 from swarm.errors import CheckpointCorrupt, CheckpointMissing, RunMismatch
-from swarm.model.blueprint import Layout
+from swarm.model.layout import Layout
 from swarm.model.parts import parts_of
 from swarm.model.spans import ENDS
 from swarm.net.shelf import Shelf

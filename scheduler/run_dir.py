@@ -7,6 +7,7 @@ scheduler.key    this scheduler's identity
 certificate      of a standby without the admin's key
 revoked          members that the admin sent away, sealed
 paused           there while no step is to begin
+layout.json      what the model is made of: measured once
 plan             the newest plan, sealed: whose votes count in an election
 address          the scheduler's addresses while it runs, one a line
 neighbours.json  where members were last: a standby comes back by them
@@ -60,6 +61,10 @@ class RunDir:
     @property
     def certificate(self) -> Path:
         return self.root / "certificate"
+
+    @property
+    def layout(self) -> Path:
+        return self.root / "layout.json"
 
     @property
     def plan(self) -> Path:

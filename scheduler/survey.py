@@ -17,7 +17,7 @@ from scheduler.planner.instance import Floats, Instance, Ints, Owners, Regions, 
 from scheduler.planner.intake import Measured, hosts_of
 from swarm.config import RunConfig
 from swarm.errors import RunError
-from swarm.model.blueprint import Layout
+from swarm.model.layout import Layout
 from swarm.wire import compression
 from swarm.wire.messages import Capabilities
 

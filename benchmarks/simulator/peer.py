@@ -150,6 +150,7 @@ class Peer:
                     self.simulation.reduce(self, order)
             elif isinstance(order, ReopenStep):
                 self.replica.reopen(order)
+                self.wake()
             else:
                 self._commit(order)
 

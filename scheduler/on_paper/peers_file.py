@@ -24,7 +24,8 @@ from scheduler.planner.intake import Measured, hosts_of
 from scheduler.survey import work_of
 from swarm.config import RunConfig, build, read_toml
 from swarm.errors import ConfigError
-from swarm.model.blueprint import Layout, layout
+from swarm.model.blueprint import layout
+from swarm.model.layout import Layout
 from swarm.training.costs import Costs, costs
 
 _MBIT_BYTES = 1e6 / 8

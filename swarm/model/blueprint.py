@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from swarm.config import RunConfig
 from swarm.errors import ConfigError, ModelUnsupported, UnknownKey
+from swarm.model.layout import Layout
 from swarm.model.spans import LayerSpan
 
 # Keys of older configuration files that every rotary model still understands.
@@ -32,32 +32,6 @@ LLAMA_KIND = "choose a decoder of the Llama kind (llama, qwen3, mistral, olmo2)"
 BUILDING = threading.RLock()
 """Held while a model is built or filled: both change what torch has once a process (how modules register parameters,
 the random numbers), and a peer may load two groups at once."""
-
-
-_PART_HEADER_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """What planners and limits need to know of a model."""
-
-    num_layers: int
-    """Decoder layers of the whole model."""
-    trunk: LayerSpan
-    """The layers that volunteers host."""
-    hidden_size: int
-    """Width of a boundary activation."""
-    vocab_size: int
-    """Rows of the embedding."""
-    layer_parameters: tuple[int, ...]
-    """Parameters of each decoder layer."""
-    ends_parameters: int
-    """Parameters that owners keep: embedding, front and back layers, norm, head; tied ones once."""
-
-    @property
-    def most_part_bytes(self) -> int:
-        """Of a checkpoint's part: two fp32 moments a parameter, and what names and shapes take."""
-        return 8 * max(*self.layer_parameters, self.ends_parameters) + _PART_HEADER_BYTES
 
 
 def transformers_config(config: RunConfig) -> Any:

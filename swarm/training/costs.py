@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from swarm.config import RunConfig
-from swarm.model.blueprint import Layout, decoder_of, skeleton
+from swarm.model.blueprint import decoder_of, skeleton
+from swarm.model.layout import Layout
 from swarm.training.optimizer import build_optimizer, state_tensors
 
 _PASSES = 3

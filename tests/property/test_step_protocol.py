@@ -58,6 +58,7 @@ def test_the_faults_really_fire(staleness: int) -> None:
         "round failed",
         "given up",
         "answered from the books",
+        "waited for a step to open again",
         "paused",
     ):
         assert fired[kind] > 0, f"{kind} never happened: {fired}"

@@ -280,6 +280,10 @@ class Members:
         elif isinstance(message, ReopenStep):
             if replica.reopen(message):
                 member.average = None
+                self.fired["waited for a step to open again"] += any(
+                    isinstance(frame, BoundaryTensor) and frame.work.step == replica.step for frame in member.waiting
+                )
+            self.wake(member)
         elif isinstance(message, CommitStep):
             self.on_commit(member, message)
         else:

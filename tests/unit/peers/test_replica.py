@@ -115,12 +115,22 @@ def test_early_frames_wait_and_late_ones_are_refused(plan: int, step: int, verdi
 
 
 @pytest.mark.parametrize("make", [closed, reducing, reduced])
-def test_frames_are_refused_while_the_step_is_not_open(make: object) -> None:
+def test_frames_wait_while_the_step_is_not_open(make: object) -> None:
     assert callable(make)
     books = make()
-    assert books.forward(1, Work(5, B, 0)) is Verdict.REFUSE
-    assert books.backward(1, Work(5, A, 0)) is Verdict.REFUSE
+    assert books.forward(1, Work(5, B, 0)) is Verdict.WAIT
+    assert books.backward(1, Work(5, A, 0)) is Verdict.WAIT
     assert books.forward(1, Work(6, B, 0)) is Verdict.WAIT
+    assert books.forward(1, Work(4, B, 0)) is Verdict.REFUSE
+
+
+def test_a_replay_that_overtakes_the_order_to_open_is_computed_after_it() -> None:
+    books = reduced()
+    replay = Work(5, A, 1)
+    assert books.is_early(1, replay)
+    assert books.reopen(ReopenStep(term=1, step=5, stage=0, round=1))
+    assert not books.is_early(1, replay)
+    assert books.forward(1, replay) is Verdict.COMPUTE
 
 
 def test_a_reset_counts_from_zero() -> None:
@@ -147,7 +157,7 @@ def test_the_next_step_is_counted_in_every_state() -> None:
     books = ahead()
     assert books.state is State.CLOSED
     assert not books.is_counted(A), "that is of the next step"
-    assert books.forward(1, Work(5, B, 0)) is Verdict.REFUSE
+    assert books.forward(1, Work(5, B, 0)) is Verdict.WAIT
     assert books.forward(1, Work(7, B, 0)) is Verdict.WAIT
 
 
