@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from scheduler.candidacy import Candidacy, Outcome, voters_of
 from scheduler.office import Office
@@ -32,12 +32,14 @@ class Ballot:
         sealed_plan: the same, as its leader signed it.
         above_term: a term that somebody holds already.
         needs_votes: other schedulers may be elected, so a majority of that plan's members has to agree.
+        schedulers: whose plans are believed: whoever was found in the directory as one that leads or led.
     """
 
     plan: Plan | None = None
     sealed_plan: bytes = b""
     above_term: int = 0
     needs_votes: bool = False
+    schedulers: set[str] = field(default_factory=set)
 
     def learn(self, office: Office, plan: Plan, sealed: bytes) -> bool:
         """Somebody whom we believe made a plan; whether it is newer than what we knew."""
@@ -84,7 +86,7 @@ async def _until_decided(candidacy: Candidacy, asking: list[asyncio.Task[None]])
     waiting = set(asking)
     while waiting and (candidacy.voters is None or candidacy.outcome is Outcome.OPEN):
         _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    if waiting:
+    if waiting and not candidacy.may_claim_at_once:
         await asyncio.wait(waiting, timeout=_STRAGGLERS_S)
     for task in asking:
         task.cancel()
@@ -135,8 +137,9 @@ async def _newer_plan(office: Office, ballot: Ballot, reply: Denied) -> Plan | N
         plan, signer = unseal(reply.plan, Plan)
     except SwarmError:
         return None
-    known = {office.peer_id, *(await office.directory.read(LeaderRecord, latest=False))}  # who ever led is a scheduler
-    if signer not in known or plan.fingerprint != office.config.fingerprint:
+    if signer not in {office.peer_id, *ballot.schedulers}:  # in a hurry: the directory asks members that are gone, too
+        ballot.schedulers |= (await office.directory.read(LeaderRecord, latest=False)).keys()
+    if signer not in {office.peer_id, *ballot.schedulers} or plan.fingerprint != office.config.fingerprint:
         return None
     ballot.learn(office, plan, reply.plan)
     return plan

@@ -76,6 +76,7 @@ class Following:
                 records = await self.office.directory.read(LeaderRecord)
         except TimeoutError:
             return None
+        self.ballot.schedulers |= records.keys()
         records.pop(self.office.peer_id, None)
         newest = max(records, key=lambda peer: records[peer].term, default="")
         return (newest, records[newest].term) if newest else None

@@ -1,7 +1,7 @@
 """What the run's model is made of, kept in the run's folder.
 
-Measuring it takes transformers, and that takes seconds of a processor to load. A scheduler that comes back after a crash
-has to listen before the next one is needed, and nothing else in it needs transformers.
+Measuring it takes transformers, and that takes seconds of a processor to load. A scheduler that comes back after a
+crash has to listen before the next one is needed, and nothing else in it needs transformers.
 """
 
 from __future__ import annotations

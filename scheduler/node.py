@@ -157,8 +157,9 @@ class Node:
     async def _win(self) -> Candidacy | None:
         """Until members grant us a term; None where the run was finished without us."""
         following = Following(self.office, self._ballot)
+        is_urgent = self._claims_again
         while True:
-            if self._ballot.needs_votes and not self._claims_again and await following.find_leader():
+            if self._ballot.needs_votes and not is_urgent and await following.find_leader():
                 self.office.status.phase = "following another scheduler"
                 problem = await following.follow()
                 self.office.tell({"event": "leader_gone", "leader": following.leader, "problem": problem})
@@ -166,6 +167,9 @@ class Node:
             self._claims_again = False
             if is_won(candidacy):
                 return candidacy
+            is_urgent = candidacy.may_claim_at_once
+            if is_urgent:
+                continue
             if self._is_finished and not candidacy.holdings:
                 return None  # everybody went home
             if candidacy.living_leader is not None and following.hears_of(*candidacy.living_leader):

@@ -47,6 +47,19 @@ def test_newer_terms_and_plans_come_before_any_majority(term: int, plan: int) ->
     assert candidacy.newest_term == term
 
 
+def test_only_who_learned_a_plan_claims_at_once() -> None:
+    """Candidates that failed for one another wait, and so does who hears of a leader that answers."""
+    learned = Candidacy(3, 7, VOTERS)
+    assert not learned.may_claim_at_once
+    learned.denied("e", denied(), 8)
+    assert learned.may_claim_at_once
+    learned.denied("d", denied(3), 8)
+    assert not learned.may_claim_at_once
+    led = Candidacy(3, 7, VOTERS)
+    led.denied("e", denied(leader_lives=True), 8)
+    assert not led.may_claim_at_once
+
+
 def test_nobody_wins_without_knowing_who_votes() -> None:
     """A scheduler that had heard of no plan yet led restarted peers from an old checkpoint, and 53 steps were lost."""
     candidacy = Candidacy(3, 7, frozenset())
