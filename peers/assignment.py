@@ -183,7 +183,7 @@ class Assignment:
     def _build(self, span: Span) -> TrunkStage | EndsStage:
         place = self._place
         if span == ENDS:
-            return EndsStage(place.config, place.device)
+            return EndsStage(place.config, place.device, place.keep_bytes)
         return TrunkStage(place.config, place.device, LayerSpan(*span), place.keep_bytes)
 
     async def _loaded(self, span: Span, num_steps: int) -> TrunkStage | EndsStage:

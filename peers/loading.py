@@ -135,7 +135,7 @@ class Loading:
 
     def _build(self) -> TrunkStage | EndsStage:
         if self.span == ENDS:
-            return EndsStage(self._place.config, self._place.device)
+            return EndsStage(self._place.config, self._place.device, self._place.keep_bytes)
         return TrunkStage(self._place.config, self._place.device, LayerSpan(*self.span), self._place.keep_bytes)
 
     async def _follow(self, step: int, grad_norm: float) -> None:

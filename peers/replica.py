@@ -183,6 +183,8 @@ class Replica:
         missing = tuple(sorted(expected - books.counted))
         retract = tuple(sorted(books.counted - expected))
         books.counted &= expected
+        for lease in retract:  # what answers their later attempts is gone with them
+            books.forwarded.pop(lease, None)
         self.state = State.OPEN if missing else State.CLOSED
         if not missing:
             books.forwarded.clear()

@@ -212,7 +212,7 @@ class Waste:
 
 
 def waste(steps: Sequence[Step], aside: Sequence[Log]) -> Waste:
-    """How much was in vain.
+    """How much was in vain, at most: of a repeated attempt only the stage that was lost is computed again.
 
     Args:
         steps: the history's.

@@ -1,7 +1,10 @@
 """The tensors of one group's replica: a span of the trunk, or an owner's ends.
 
 Gradients are sums over tokens, accumulated in `grad`; they are divided once, when a round is prepared. Graphs of
-forwards are kept until their backward: nothing is computed twice. All methods run on the compute thread.
+forwards are kept until their backward, and what a counted microbatch's passes gave until its step is over: a later
+attempt at the same lease is answered with what is there, and nothing is computed twice. The lease says whose text it
+is, so the answer belongs to what was counted, also where a replaced neighbour sends slightly other numbers. All methods
+run on the compute thread.
 
 With staleness 1 the microbatches of two steps run at once, each on the weights of one step before its own: two copies
 of the weights, with gradient sums of their own, stand beside the newest weights, which the optimizer works on. A step
@@ -14,45 +17,49 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from swarm.config import RunConfig
-from swarm.errors import CheckpointCorrupt
+from swarm.errors import CheckpointCorrupt, MachineLimit
 from swarm.model.parts import Kind, split_into_parts
 from swarm.model.slices import Ends, build_ends, build_trunk_slice, named_global_parameters
 from swarm.model.spans import LayerSpan
 from swarm.training.device import Device
+from swarm.training.kept import Kept, Key
 from swarm.training.optimizer import apply, build_optimizer, load_state_tensors, state_tensors
 from swarm.wire.digest import digest_of
 from swarm.wire.messages import Lease, Work
 
-T = TypeVar("T")
-_Key = tuple[int, Lease]
-"""A microbatch of a step."""
 
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Graph:
-    """A forward that waits for its backward."""
+    """A forward that waits for its backward, and what it sent on."""
 
     hidden: Tensor
     output: Tensor
+    sent: Tensor
 
 
-@dataclass(slots=True)
-class _Kept:
-    """Boundaries of a counted microbatch, for taking it back."""
+@dataclass(frozen=True, slots=True)
+class _Boundaries:
+    """Of a counted microbatch, on the CPU.
+
+    Attributes:
+        hidden, gradient: what came in with the forward and the backward; they take it back.
+        sent: the output and the gradient of `hidden`; they answer a replay. None where there was no room.
+    """
 
     hidden: Tensor
     gradient: Tensor
+    sent: tuple[Tensor, Tensor] | None
 
     @property
     def num_bytes(self) -> int:
-        return self.hidden.nbytes + self.gradient.nbytes
+        return sum(tensor.nbytes for tensor in (self.hidden, self.gradient, *(self.sent or ())))
 
 
 class Stage:
@@ -189,13 +196,11 @@ class TrunkStage(Stage):
     def __init__(self, config: RunConfig, device: Device, span: LayerSpan, keep_bytes: int) -> None:
         super().__init__(config, device, build_trunk_slice(config, span))
         self.num_layers = span.num_layers
-        self._keep_bytes = keep_bytes
-        self._kept_bytes = 0
-        self._graphs: dict[_Key, _Graph] = {}
-        self._kept: dict[_Key, _Kept] = {}
+        self._graphs: dict[Key, _Graph] = {}
+        self._kept: Kept[_Boundaries] = Kept(keep_bytes)
 
     def forward(self, work: Work, hidden: Tensor) -> Tensor:
-        """Compute the span and keep its graph, which replaces that of an earlier attempt.
+        """Compute the span and keep its graph; of a later attempt, give what an earlier one gave.
 
         Args:
             hidden: [sequences, tokens, hidden], fp32, CPU.
@@ -203,10 +208,16 @@ class TrunkStage(Stage):
         Returns:
             The next boundary activation, same shape, fp32, CPU.
         """
+        key = work.step, work.lease
+        if key in self._graphs:
+            return self._graphs[key].sent
+        kept = self._kept.get(key)
+        if kept is not None and kept.sent is not None:
+            return kept.sent[0]
         with self.device.pace(self.num_layers, backward=False):
             hidden, output = self._run(work.step, hidden)
-            self._graphs[work.step, work.lease] = _Graph(hidden, output)
-            return output.detach().float().cpu()
+            self._graphs[key] = _Graph(hidden, output, output.detach().float().cpu())
+            return self._graphs[key].sent
 
     def backward(self, work: Work, gradient: Tensor, *, count: bool) -> Tensor:
         """Compute the gradient of the input; with `count`, also add to the gradient sums.
@@ -216,13 +227,23 @@ class TrunkStage(Stage):
 
         Returns:
             Gradient of the input, same shape, fp32, CPU.
+
+        Raises:
+            MachineLimit: an attempt that does not count, and there was no memory to keep what counted.
         """
-        graph = self._graphs.pop((work.step, work.lease))
+        key = work.step, work.lease
+        if not count:
+            kept = self._kept.get(key)
+            if kept is not None and kept.sent is not None:
+                return kept.sent[1]
+            if key not in self._graphs:
+                raise MachineLimit("what was counted of a microbatch was not kept", "raise this host's memory limit")
+        graph = self._graphs.pop(key)
         with self.device.pace(self.num_layers, backward=True):
-            input_gradient = _backward(graph.output, graph.hidden, gradient, count=count)
+            input_gradient = _backward(graph.output, graph.hidden, gradient, count=count).float().cpu()
             if count:
-                self._keep(work, graph.hidden.detach(), gradient)
-            return input_gradient.float().cpu()
+                self._keep(key, _Boundaries(graph.hidden.detach().cpu(), gradient, (graph.sent, input_gradient)))
+            return input_gradient
 
     def retract(self, step: int, leases: Iterable[Lease]) -> bool:
         """Take counted microbatches of a step out of the sums by computing them again with the opposite sign.
@@ -231,10 +252,9 @@ class TrunkStage(Stage):
             False where a boundary is no longer kept; the caller resets.
         """
         for lease in leases:
-            kept = self._kept.pop((step, lease), None)
+            kept = self._kept.pop((step, lease))
             if kept is None:
                 return False
-            self._kept_bytes -= kept.num_bytes
             hidden, output = self._run(step, kept.hidden)
             _backward(output, hidden, -kept.gradient, count=True)
         return True
@@ -244,23 +264,29 @@ class TrunkStage(Stage):
         with self.device.autocast():
             return hidden, self.module(step)(hidden)
 
-    def _keep(self, work: Work, hidden: Tensor, gradient: Tensor) -> None:
-        kept = _Kept(hidden.cpu(), gradient)
-        if self._kept_bytes + kept.num_bytes <= self._keep_bytes:
-            self._kept[work.step, work.lease] = kept
-            self._kept_bytes += kept.num_bytes
+    def _keep(self, key: Key, boundaries: _Boundaries) -> None:
+        """All of them, or what takes the microbatch back, or nothing."""
+        least = _Boundaries(boundaries.hidden, boundaries.gradient, None)
+        if not self._kept.put(key, boundaries, boundaries.num_bytes):
+            self._kept.put(key, least, least.num_bytes)
 
     def _forget(self, step: int) -> None:
         _drop(self._graphs, step)
-        self._kept_bytes -= sum(kept.num_bytes for kept in _drop(self._kept, step))
+        self._kept.forget(step)
 
 
 class EndsStage(Stage):
-    """An owner's front and back: everything that sees text."""
+    """An owner's front and back: everything that sees text.
 
-    def __init__(self, config: RunConfig, device: Device) -> None:
+    Args:
+        keep_bytes: host memory for boundaries of counted microbatches.
+    """
+
+    def __init__(self, config: RunConfig, device: Device, keep_bytes: int) -> None:
         super().__init__(config, device, build_ends(config))
-        self._fronts: dict[_Key, Tensor] = {}
+        self._fronts: dict[Key, Tensor] = {}
+        self._kept_fronts: Kept[Tensor] = Kept(keep_bytes // 2)
+        self._kept_backs: Kept[tuple[float, Tensor]] = Kept(keep_bytes // 2)
 
     def ends(self, step: int) -> Ends:
         """What the microbatches of a step run on."""
@@ -269,7 +295,7 @@ class EndsStage(Stage):
         return module
 
     def front(self, work: Work, token_ids: Tensor) -> Tensor:
-        """Embedding and first layers.
+        """Embedding and first layers; of a later attempt, what an earlier one gave.
 
         Args:
             token_ids: [sequences, tokens], int64.
@@ -277,10 +303,14 @@ class EndsStage(Stage):
         Returns:
             The first boundary activation, [sequences, tokens, hidden], fp32, CPU.
         """
-        with self.device.autocast():
-            output = self.ends(work.step).front(token_ids.to(self.device.torch_device))
-        self._fronts[work.step, work.lease] = output
-        return output.detach().float().cpu()
+        key = work.step, work.lease
+        kept = self._kept_fronts.get(key)
+        if kept is not None:
+            return kept
+        if key not in self._fronts:
+            with self.device.autocast():
+                self._fronts[key] = self.ends(work.step).front(token_ids.to(self.device.torch_device))
+        return self._fronts[key].detach().float().cpu()
 
     def back(self, work: Work, hidden: Tensor, labels: Tensor, *, count: bool) -> tuple[float, Tensor]:
         """Last layers, head and loss, forward and backward; with `count`, also add to the gradient sums.
@@ -292,25 +322,39 @@ class EndsStage(Stage):
         Returns:
             Sum of the tokens' losses, and its gradient with respect to `hidden`, fp32, CPU.
         """
+        key = work.step, work.lease
+        kept = self._kept_backs.get(key)
+        if kept is not None and not count:
+            return kept
         hidden = hidden.to(self.device.torch_device).requires_grad_()
         with self.device.autocast():
             loss_sum = self.ends(work.step).back(hidden, labels.to(self.device.torch_device))
-        gradient = _backward(loss_sum, hidden, None, count=count)
-        return float(loss_sum.detach()), gradient.float().cpu()
+        gradient = _backward(loss_sum, hidden, None, count=count).float().cpu()
+        found = float(loss_sum.detach()), gradient
+        if count:
+            self._kept_backs.put(key, found, gradient.nbytes)
+        return found
 
     def front_backward(self, work: Work, gradient: Tensor, *, count: bool) -> None:
         """The end of a microbatch's way: add the front's gradient to the sums, if it counts."""
-        output = self._fronts.pop((work.step, work.lease))
+        key = work.step, work.lease
+        output = self._fronts.pop(key, None)
         if count:
+            assert output is not None
             torch.autograd.backward(output, gradient.to(output.device))
+            sent = output.detach().float().cpu()
+            self._kept_fronts.put(key, sent, sent.nbytes)
 
     def _forget(self, step: int) -> None:
         _drop(self._fronts, step)
+        self._kept_fronts.forget(step)
+        self._kept_backs.forget(step)
 
 
-def _drop(tensors: dict[_Key, T], step: int) -> list[T]:
-    """Forget what is of a step; what that was."""
-    return [tensors.pop(key) for key in [key for key in tensors if key[0] == step]]
+def _drop(tensors: dict[Key, Any], step: int) -> None:
+    """Forget what is of a step."""
+    for key in [key for key in tensors if key[0] == step]:
+        del tensors[key]
 
 
 def _backward(output: Tensor, hidden: Tensor, gradient: Tensor | None, *, count: bool) -> Tensor:

@@ -57,7 +57,7 @@ class HandDriven:
             [TrunkStage(config, device, span, KEEP_BYTES) for _ in range(2)]
             for span in (LayerSpan(1, 2), LayerSpan(2, 4))
         ]
-        self.ends = [EndsStage(config, device) for _ in range(2)]
+        self.ends = [EndsStage(config, device, KEEP_BYTES) for _ in range(2)]
 
     def send(self, work: Work, item: LedgerItem, route: Sequence[int], counts: Sequence[bool]) -> float:
         """Take a microbatch through one replica of each span; `counts`: is it new to each, and to the front?"""

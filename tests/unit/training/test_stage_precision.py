@@ -21,7 +21,7 @@ def gradients(precision: str, codec: str) -> tuple[float, list[torch.Tensor]]:
     config = run_config("llama")
     device = Device("cpu", precision)
     trunk = TrunkStage(config, device, layout(config).trunk, keep_bytes=0)
-    ends = EndsStage(config, device)
+    ends = EndsStage(config, device, keep_bytes=0)
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, layout(config).vocab_size, (2, 17), generator=generator)
 
