@@ -95,14 +95,17 @@ class Outbox:
         return True
 
     async def _request(self, batch: Orders | Reports) -> None:
-        """Also opening a channel takes no longer than an answer may: a machine that sleeps takes no streams."""
+        """Also opening a channel takes no longer than an answer may: a machine that sleeps takes no streams.
+
+        After a failure it takes half as long: to find a peer that is gone the daemon asks others, and waits for those
+        that sleep.
+        """
+        limit_s = self._answers.seconds / (2 if self.failures else 1)
         try:
-            async with awake_timeout(self._answers.seconds):
+            async with awake_timeout(limit_s):
                 await self._endpoint.request(self.peer, batch)
         except TimeoutError:
-            raise DeadlineExceeded(
-                f"no answer within {self._answers.seconds:.1f} s", "look whether its machine sleeps"
-            ) from None
+            raise DeadlineExceeded(f"no answer within {limit_s:.1f} s", "look whether its machine sleeps") from None
 
     async def _run(self) -> None:
         while True:
