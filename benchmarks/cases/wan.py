@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from benchmarks.registry import CaseOptions
 from benchmarks.result import Result
 from benchmarks.wan.emulator import Emulator, emulated
 from benchmarks.wan.wires import Network, PeerLine, Way
-from swarm.errors import ConfigError
+from swarm.errors import ConfigError, DeadlineExceeded, RunError
 from swarm.local.fleet import Fleet
 from swarm.model.presets import byte_llama
 from swarm.wire.compression import CODECS, encoded_bytes
@@ -95,7 +95,6 @@ def run(options: Options) -> Result:
 
     Raises:
         ConfigError: not root, or options that are no numbers or codecs.
-        RunError: a process ended too early.
     """
     points: list[dict[str, Any]] = []
     samples: dict[str, list[float]] = {}
@@ -105,7 +104,10 @@ def run(options: Options) -> Result:
         for point in asked:
             name = f"r {point.ratio:g}, {point.delay_ms:g} ms, {point.codec}"
             progress.update(task, description=name)
-            found, seconds = _measure(point, options)
+            try:
+                found, seconds = _measure(point, options)
+            except (RunError, DeadlineExceeded) as error:  # the others are worth having
+                found, seconds = asdict(point) | {"problem": str(error), "utilisation_over_bound": 0.0}, []
             points.append(found)
             samples[f"step_s: {name}"] = seconds
             progress.advance(task)

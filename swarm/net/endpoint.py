@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -56,6 +57,7 @@ class Endpoint:
     _channels: dict[tuple[str, str], ClientChannel] = field(default_factory=dict)
     _opening: dict[tuple[str, str], asyncio.Lock] = field(default_factory=dict)
     _accepted: dict[tuple[str, str], ByteStream] = field(default_factory=dict)
+    _heard_at_s: dict[str, float] = field(default_factory=dict)
 
     @property
     def peer_id(self) -> str:
@@ -66,6 +68,10 @@ class Endpoint:
     def members(self) -> frozenset[str]:
         """Whoever has a stream to us now and has shown a certificate on it."""
         return frozenset(peer for peer, _ in self._accepted)
+
+    def silent_s(self, peer: str) -> float:
+        """How long ago a member last said anything to us, on any lane; infinite for one that never did."""
+        return time.monotonic() - self._heard_at_s.get(peer, -math.inf)
 
     async def start(self) -> None:
         """Accept streams."""
@@ -232,6 +238,8 @@ class Endpoint:
         kind = type(delivery.message)
         if not delivery.roles and kind not in _STRANGERS_MAY_SEND:
             raise NotAMember(f"the stranger {delivery.remote_id} sent {kind.__name__}", "join with an invite")
+        if delivery.roles:
+            self._heard_at_s[delivery.remote_id] = time.monotonic()
         if wants_reply:
             request_handler, role = self._request_handlers.get(kind, (_unknown, None))
             return _refuse(kind, role) if _lacks(delivery, role) else request_handler(delivery)

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from swarm.errors import DeadlineExceeded, PeerUnavailable, SwarmError
 from swarm.net.awake import awake_timeout
@@ -25,6 +26,9 @@ _MOST_UNDER_WAY = 8
 """Batches without an answer yet: on a long line a message must not wait for the answer to the one before."""
 _ANSWER_FLOOR_S = 4.0
 """Receivers only queue what they get, so an answer takes as long as a busy event loop and a round trip."""
+_MOST_LIMITS = 3
+"""So many times as long may an answer take of a peer that is not silent: on a thin line it waits behind tensors, but a
+peer that speaks and does not hear is lost as well."""
 
 
 class Outbox:
@@ -101,11 +105,28 @@ class Outbox:
         that sleep.
         """
         limit_s = self._answers.seconds / (2 if self.failures else 1)
+        most_s = _MOST_LIMITS * limit_s
+        request = asyncio.create_task(self._endpoint.request(self.peer, batch, deadline_s=most_s))
         try:
-            async with awake_timeout(limit_s):
-                await self._endpoint.request(self.peer, batch)
-        except TimeoutError:
-            raise DeadlineExceeded(f"no answer within {limit_s:.1f} s", "look whether its machine sleeps") from None
+            await self._answered(request, limit_s, time.monotonic() + most_s)
+        finally:
+            request.cancel()
+            await asyncio.gather(request, return_exceptions=True)
+
+    async def _answered(self, request: asyncio.Task[Any], limit_s: float, until_s: float) -> None:
+        """Wait while the peer is not silent for longer than the limit."""
+        wait_s = limit_s
+        while True:
+            try:
+                async with awake_timeout(wait_s):
+                    await asyncio.shield(request)
+                    return
+            except TimeoutError:
+                silent_s = self._endpoint.silent_s(self.peer)
+                if silent_s >= limit_s or time.monotonic() >= until_s:
+                    problem = f"no answer within {limit_s:.1f} s"
+                    raise DeadlineExceeded(problem, "look whether its machine sleeps") from None
+                wait_s = min(limit_s - silent_s, max(0.0, until_s - time.monotonic()))
 
     async def _run(self) -> None:
         while True:

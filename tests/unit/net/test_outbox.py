@@ -256,3 +256,68 @@ def test_a_message_does_not_wait_for_the_answer_to_the_one_before() -> None:
         await outbox.close()
 
     run(body)
+
+
+def test_a_peer_that_is_not_silent_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a thin line its answer waits behind tensors, and so do its reports, but they keep coming."""
+    monkeypatch.setattr(outboxes, "_ANSWER_FLOOR_S", 0.3)
+
+    async def body(made: Pair) -> None:
+        lost: list[str] = []
+        talked = asyncio.Event()
+
+        async def answer_late(delivery: Delivery) -> Reply:
+            await talked.wait()
+            return await made.take(delivery)
+
+        async def hear(delivery: Delivery) -> Reply:
+            return Reply(Ack())
+
+        made.far.on_request(Orders, answer_late)
+        made.near.on_request(Reports, hear)
+        outbox = Outbox(made.near, made.far.peer_id, Orders, 4, lambda error: lost.append(error.problem))
+        outbox.post(beat(1))
+        limit_s = 2 * 0.3
+        for _ in range(8):  # longer than the limit, shorter than what is the most
+            await made.far.request(made.near.peer_id, Reports(items=()))
+            await asyncio.sleep(limit_s / 5)
+        talked.set()
+        await outbox.flushed()
+        assert made.told == [1]
+        assert lost == []
+        await outbox.close()
+
+    run(body)
+
+
+@pytest.mark.parametrize("talks", [False, True])
+def test_a_peer_that_never_answers_is_lost_whether_it_talks_or_not(
+    monkeypatch: pytest.MonkeyPatch, talks: bool
+) -> None:
+    monkeypatch.setattr(outboxes, "_ANSWER_FLOOR_S", 0.1)
+
+    async def body(made: Pair) -> None:
+        lost = asyncio.Event()
+
+        async def never(delivery: Delivery) -> Reply:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async def hear(delivery: Delivery) -> Reply:
+            return Reply(Ack())
+
+        made.far.on_request(Orders, never)
+        made.near.on_request(Reports, hear)
+        outbox = Outbox(made.near, made.far.peer_id, Orders, 4, lambda problem: lost.set())
+        outbox.post(beat(1))
+        num_reports = 0
+        while not lost.is_set():
+            if talks:
+                await made.far.request(made.near.peer_id, Reports(items=()))
+                num_reports += 1
+            await asyncio.sleep(0.02)
+        assert not talks or num_reports > 5
+        assert outbox.failures == 1
+        await outbox.close()
+
+    run(body)
