@@ -36,7 +36,7 @@ from swarm.wire.messages import (
     Work,
 )
 
-OVERDUE_FLOOR_S = 8.0
+OVERDUE_FLOOR_S = 5.0
 """A microbatch is never sent again sooner: on a busy machine a hop may take seconds."""
 _CHECK_S = 1.0
 
@@ -77,7 +77,7 @@ class Owner:
         staleness = place.config.schedule.staleness
         self.window = Window(place.peer_id, plan, plan.first_step, next_cursor, staleness)
         self._on_the_way: dict[tuple[int, Lease], _OnTheWay] = {}
-        self._round_trip = Deadline(floor_s=OVERDUE_FLOOR_S, first_s=2.5 * OVERDUE_FLOOR_S)
+        self._round_trip = Deadline(floor_s=OVERDUE_FLOOR_S, first_s=4 * OVERDUE_FLOOR_S)
         self._is_waking = False
         self._tasks = TaskSet()
         self._tasks.start(self._watch_overdue())
