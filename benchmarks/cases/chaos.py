@@ -67,8 +67,8 @@ class Options(CaseOptions):
     """Of the trunk."""
     owners: int = 2
     """Each with a shard."""
-    standbys: int = 1
-    """Schedulers beside the first; without one the leader is not killed."""
+    standbys: int = 2
+    """Schedulers beside the first; without one the leader is not killed. Of two in all, both may be away at once."""
     fault_free_s: float = 45.0
     """Measured before the first fault."""
     most_gap_s: float = 20.0
