@@ -34,9 +34,9 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
+from scheduler.applying import Applying
 from scheduler.candidacy import is_majority, voters_of
 from scheduler.instructions import (
-    Applied,
     CheckPeers,
     Finish,
     Halt,
@@ -95,16 +95,6 @@ class Phase(enum.Enum):
 
 
 @dataclass(slots=True)
-class _Applying:
-    """A committed step whose members still report."""
-
-    waiting: set[Member]
-    digests: dict[int, str]
-    plan: Plan
-    checkpoint: bool
-
-
-@dataclass(slots=True)
 class StepLeader:
     """Leads the steps of one plan after another.
 
@@ -143,7 +133,7 @@ class StepLeader:
     _open_ledgers: OpenLedgers = field(init=False)
     _waiting: set[Member] = field(default_factory=set)
     _reduced: dict[Member, RoundReduced] = field(default_factory=dict)
-    _applying: dict[int, _Applying] = field(default_factory=dict)
+    _applying: Applying = field(default_factory=Applying)
     _change: PlanChange = field(init=False)
     _checkpoint_is_due: bool = False
     _plan_before: Plan | None = None
@@ -246,14 +236,12 @@ class StepLeader:
 
     def applied(self, peer: str, report: StepApplied) -> list[Instruction]:
         """A member holds the weights after a committed step."""
-        applying = self._applying.get(report.step)
-        member = (report.stage, peer)
-        if applying is None or member not in applying.waiting:
+        plan = self._applying.report(peer, report)
+        if plan is None:
             return self._ignore()
-        applying.waiting.discard(member)
-        if applying.digests.setdefault(report.stage, report.digest) != report.digest:
+        if not self._applying.agrees(report):
             return self._halt("two replicas hold different weights after one step", report.stage)
-        span = applying.plan.span_of(report.stage)
+        span = plan.span_of(report.stage)
         return self._change.applied(span, report.step + 1, report.digest) + self._settle_applied()
 
     def peer_lost(self, peer: str) -> list[Instruction]:
@@ -261,8 +249,8 @@ class StepLeader:
         if peer in self.lost or self.phase is Phase.HALTED:
             return []
         self.lost.add(peer)
-        instructions = self._forget_applying(peer)  # of steps under earlier plans, too
-        instructions += self._change.lose(self.lost)
+        self._applying.forget(peer)  # of steps under earlier plans, too
+        instructions = self._settle_applied() + self._change.lose(self.lost)
         if self.phase is Phase.FINISHED or not self.plan.groups_of(peer):
             return instructions
         for stage, members in enumerate(self.plan.groups):
@@ -297,7 +285,7 @@ class StepLeader:
     @property
     def is_changing(self) -> bool:
         """Whether no plan can be proposed: a change is on its way, or members still make a checkpoint's copy."""
-        return self._change.is_on or any(applying.checkpoint for applying in self._applying.values())
+        return self._change.is_on or self._applying.makes_checkpoint
 
     @property
     def coming(self) -> Plan | None:
@@ -323,7 +311,7 @@ class StepLeader:
             case Phase.REDUCING:
                 return tuple(sorted({peer for stage, peer in self._members() if (stage, peer) not in self._reduced}))
             case _:
-                return tuple(sorted({peer for step in self._applying.values() for _, peer in step.waiting}))
+                return tuple(sorted({peer for _, peer in self._applying.members}))
 
     # --- transitions -----------------------------------------------------------------------------------------------
 
@@ -425,7 +413,7 @@ class StepLeader:
                 share_average=self._change.needs_average(self.plan.span_of(stage)),
             )
             instructions.append(Send(peer, order))
-        self._applying[self.step] = _Applying(set(self._members()), {}, self.plan, checkpoint)
+        self._applying.begin(self.step, self.plan, self._members(), checkpoint=checkpoint)
         self._open_ledgers.committed(self.step)
         self.step += 1
         if self.step == self.num_steps:
@@ -530,21 +518,11 @@ class StepLeader:
         self.ignored_reports += 1
         return []
 
-    def _forget_applying(self, peer: str) -> list[Instruction]:
-        for applying in self._applying.values():
-            applying.waiting = {member for member in applying.waiting if member[1] != peer}
-        return self._settle_applied()
-
     def _settle_applied(self) -> list[Instruction]:
         instructions: list[Instruction] = []
-        for step in sorted(self._applying):
-            applying = self._applying[step]
-            if applying.waiting:
-                break
-            del self._applying[step]
-            digests = tuple(applying.digests[stage] for stage in sorted(applying.digests))
-            instructions.append(Applied(step + 1, digests, applying.plan, applying.checkpoint))
-            instructions += self._change.all_applied(step + 1, self.plan, self.lost, self.cursors)
+        for applied in self._applying.settled():
+            instructions.append(applied)
+            instructions += self._change.all_applied(applied.num_steps, self.plan, self.lost, self.cursors)
         if self.phase is Phase.FINISHED and not self._applying:
             instructions.append(Finish())
         return instructions
