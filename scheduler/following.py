@@ -97,8 +97,13 @@ class Following:
         self.office.tell({"event": "following", "leader": self.leader, "term": self.ballot.above_term})
         failures = 0
         problem = ""
+        was_connected = False
         while failures < _MAX_FAILURES:
             known = self.office.log.num_steps
+            is_connected = self.office.endpoint.is_connected(self.leader)
+            if was_connected and not is_connected:
+                failures += 1  # it was killed, most likely: one more question is enough
+            was_connected = is_connected
             try:
                 tail = await self._ask()
                 await self._take(tail)

@@ -69,6 +69,11 @@ class Endpoint:
         """Whoever has a stream to us now and has shown a certificate on it."""
         return frozenset(peer for peer, _ in self._accepted)
 
+    def is_connected(self, peer: str) -> bool:
+        """Whether our channel of control to a peer is open: where it lives, it breaks only with its network."""
+        channel = self._channels.get((peer, CONTROL))
+        return channel is not None and not channel.closed.is_set()
+
     def silent_s(self, peer: str) -> float:
         """How long ago a member last said anything to us, on any lane; infinite for one that never did."""
         return time.monotonic() - self._heard_at_s.get(peer, -math.inf)
