@@ -48,20 +48,18 @@ from scheduler.instructions import (
     Send,
 )
 from scheduler.ledger import Ledger, Member, OpenLedgers
+from scheduler.orders import Orders
 from scheduler.step_record import pack
 from scheduler.transition import PlanChange
+from swarm.model.spans import Span
 from swarm.plan import Plan
 from swarm.wire.messages import (
     CannotContinue,
-    CloseStep,
-    CommitStep,
-    GoRound,
     GrantLeases,
     GroupLoaded,
     GroupNotLoaded,
     MicrobatchDone,
     PeersLost,
-    ReopenStep,
     ReplayWork,
     RoundFailed,
     RoundKey,
@@ -78,8 +76,6 @@ BREAKER_AWAY_S = 30.0
 """Such a member answers at once, and would break the next round; twice as long the next time."""
 MAX_FAILED_ROUNDS = 5
 """Rounds of one step that may fail in a row, all members alive and nobody to blame, before the run halts."""
-RECORD_KEEPERS = 2
-"""Members of every group that keep a step's ledger."""
 
 
 class Phase(enum.Enum):
@@ -184,10 +180,7 @@ class StepLeader:
             return []
         self.phase = Phase.REDUCING
         self._reduced = {}
-        return [
-            Send(peer, GoRound(term=self.term, step=self.step, stage=stage, round=self.round))
-            for stage, peer in self._members()
-        ]
+        return self._orders.go()
 
     def reduced(self, peer: str, report: RoundReduced) -> list[Instruction]:
         """A member holds the average of its group."""
@@ -359,32 +352,12 @@ class StepLeader:
         self.phase = Phase.CLOSING
         self.round += 1
         self._waiting = set(self._members())
-        counted = self._ledger.counted(self._waiting)
-        instructions: list[Instruction] = []
         record = pack(self.plan.number, self.step, RoundKey(self.term, self.round), self._ledger.work)
-        for stage, peer in self._members():
-            members = tuple(other for group, other in self._members() if group == stage)
-            order = CloseStep(
-                term=self.term,
-                plan=self.plan.number,
-                step=self.step,
-                stage=stage,
-                round=self.round,
-                counted=counted[stage, peer],
-                members=members,
-                tokens=tuple(len(counted[stage, other]) * self.microbatch_tokens for other in members),
-                fractions=tuple(self.plan.fraction_of(stage, other) for other in members),
-                record=record if members.index(peer) < RECORD_KEEPERS else b"",
-            )
-            instructions.append(Send(peer, order))
-        return instructions
+        return self._orders.close(self._ledger.counted(self._waiting), self.microbatch_tokens, record)
 
     def _reopen(self) -> list[Instruction]:
         self.phase = Phase.OPEN
-        return [
-            Send(peer, ReopenStep(term=self.term, step=self.step, stage=stage, round=self.round))
-            for stage, peer in self._members()
-        ]
+        return self._orders.reopen()
 
     def _hold(self, problem: str) -> list[Instruction]:
         self._failed_rounds += 1
@@ -401,18 +374,11 @@ class StepLeader:
             self.cursors[owner] = max(self.cursors.get(owner, 0), done.cursor + 1)
         instructions: list[Instruction] = [record]
         checkpoint = self._takes_checkpoint()
-        for stage, peer in self._members():
-            order = CommitStep(
-                term=self.term,
-                plan=self.plan.number,
-                step=self.step,
-                stage=stage,
-                round=self.round,
-                grad_norm=grad_norm,
-                snapshot=checkpoint or self._change.needs_copy(self.plan.span_of(stage)),
-                share_average=self._change.needs_average(self.plan.span_of(stage)),
-            )
-            instructions.append(Send(peer, order))
+
+        def needs_copy(span: Span) -> bool:
+            return checkpoint or self._change.needs_copy(span)
+
+        instructions += self._orders.commit(grad_norm, needs_copy, self._change.needs_average)
         self._applying.begin(self.step, self.plan, self._members(), checkpoint=checkpoint)
         self._open_ledgers.committed(self.step)
         self.step += 1
@@ -502,6 +468,10 @@ class StepLeader:
         )
 
     # --- members ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _orders(self) -> Orders:
+        return Orders(self.term, self.plan, self.step, self.round, self._members())
 
     def _members(self) -> list[Member]:
         return [
