@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -16,7 +17,9 @@ from swarm.net.endpoint import Endpoint
 from swarm.wire.messages import AskLeader, Claim, Denied, Granted, LeaderSays
 
 _LEADER_ANSWERS_S = 2.0
-"""A scheduler that does not say within this time that it leads does not lead: its daemon and its loop are idle."""
+"""A scheduler that is silent for so long does not lead: its daemon and its loop are idle, and it pings every second."""
+_LEAST_ANSWER_S = 0.5
+"""For the answer of one that was silent for long already."""
 
 
 @dataclass(slots=True)
@@ -69,13 +72,12 @@ class Granting:
             return Reply(Granted(term=claim.term, holdings=await self.archive.holdings()))
 
     async def _leader_leads(self) -> bool:
-        """Direct evidence: whether the leader we obey says that it leads.
-
-        One that has no stream to us any more was killed, most likely, and gets half the time: to find it the daemon
-        asks others, and waits for those that sleep.
-        """
+        """Direct evidence: whether the leader we obey says that it leads."""
         allegiance = self.oath.allegiance
-        patience_s = _LEADER_ANSWERS_S / (1 if allegiance.leader in self.endpoint.members else 2)
+        silent_s = self.endpoint.silent_s(allegiance.leader)
+        if math.isinf(silent_s):  # we were started again, and it may not have found us yet
+            silent_s = 0.0
+        patience_s = max(_LEAST_ANSWER_S, _LEADER_ANSWERS_S - silent_s)
         try:
             async with awake_timeout(patience_s):
                 reply, _ = await self.endpoint.request(allegiance.leader, AskLeader(term=allegiance.term))

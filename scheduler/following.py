@@ -12,7 +12,7 @@ from scheduler.election import Ballot
 from scheduler.office import Office
 from scheduler.step_record import pack, unpack
 from swarm.admission import unseal
-from swarm.errors import NotAMember, ProtocolError, SwarmError
+from swarm.errors import DeadlineExceeded, NotAMember, ProtocolError, SwarmError
 from swarm.net.awake import awake_timeout
 from swarm.net.channel import Delivery, Reply
 from swarm.plan import Plan
@@ -110,7 +110,8 @@ class Following:
             except SwarmError as error:
                 failures, problem = failures + 1, error.problem
                 self._gone = self.leader, self.ballot.above_term
-                await asyncio.sleep(POLL_S)
+                if not isinstance(error, DeadlineExceeded):  # it has waited already
+                    await asyncio.sleep(POLL_S)
                 continue
             failures, self._gone = 0, None
             if tail.resigned:
@@ -128,7 +129,7 @@ class Following:
                     raise NotAMember(f"{self.leader} is no scheduler", "look which member names it")
                 reply, _ = await channel.request(request)
         except TimeoutError:
-            raise ProtocolError(f"no answer within {_ANSWER_S:.0f} s", "look at its machine") from None
+            raise DeadlineExceeded(f"no answer within {_ANSWER_S:.1f} s", "look at its machine") from None
         if not isinstance(reply, LedgerTail):
             raise ProtocolError("it answered with something else", "update its software")
         return reply
