@@ -38,6 +38,7 @@ from swarm.net.outbox import unpack
 from swarm.plan import Plan
 from swarm.tasks import beside
 from swarm.wire import codec
+from swarm.wire.compression import encoded_bytes
 from swarm.wire.messages import (
     Ack,
     AssignPlan,
@@ -64,6 +65,8 @@ _LOOK_S = 0.5
 """How often peers that announced themselves are asked to obey, before the first plan."""
 _LATE_LOOK_S = 2.0
 _FAREWELL_S = 5.0
+_MOST_SLACK_S = 20.0
+"""Whatever a member says of its line."""
 
 
 @dataclass(slots=True)
@@ -103,7 +106,7 @@ class Conductor:
     def __post_init__(self) -> None:
         self.above_term = self.term
         self._collector = Collector(self.office)
-        self.posts = Posts(self.office.endpoint, self._on_lost, self._on_superseded)
+        self.posts = Posts(self.office.endpoint, self._on_lost, self._on_superseded, self._slack_s)
         self._gathering = Gathering(
             self.office,
             self.posts,
@@ -119,6 +122,15 @@ class Conductor:
     def term(self) -> int:
         """That we lead."""
         return self.candidacy.term
+
+    def _slack_s(self, peer: str) -> float:
+        """A boundary tensor of every microbatch of a window may lie before a member's answer on its line."""
+        facts = self.office.roster.announced.get(peer)
+        if facts is None or self.plan is None:
+            return 0.0
+        config, line = self.office.config, max(1.0, min(facts.up_bytes_per_s, facts.down_bytes_per_s))
+        values = config.microbatch_tokens * self.office.layout.hidden_size
+        return min(_MOST_SLACK_S, self.plan.window * encoded_bytes(config.numerics.boundary_codec, values) / line)
 
     # --- life ------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from swarm.errors import Superseded, SwarmError
 from swarm.net.channel import RefusedByPeer
@@ -25,6 +26,7 @@ class Posts:
         endpoint: sends.
         on_lost: called with a peer that is given up, and why.
         on_superseded: called where a member obeys another scheduler.
+        slack_s: what a member's answers may take longer, by what may lie before them on its line.
     """
 
     def __init__(
@@ -32,10 +34,12 @@ class Posts:
         endpoint: Endpoint,
         on_lost: Callable[[str, str], None],
         on_superseded: Callable[[str], None],
+        slack_s: Callable[[str], float],
     ) -> None:
         self._endpoint = endpoint
         self._on_lost = on_lost
         self._on_superseded = on_superseded
+        self._slack_s = slack_s
         self._outboxes: dict[str, Outbox] = {}
         self._is_closing = False
 
@@ -97,6 +101,6 @@ class Posts:
                 else:
                     self._on_lost(peer, error.problem)
 
-            outbox = Outbox(self._endpoint, peer, Orders, _MAX_FAILURES, on_lost)
+            outbox = Outbox(self._endpoint, peer, Orders, _MAX_FAILURES, on_lost, partial(self._slack_s, peer))
             self._outboxes[peer] = outbox
         return outbox

@@ -44,6 +44,7 @@ class Outbox:
         max_failures: attempts in a row that do not reach the peer before it is given up, or one that it does not answer
             in time, or not as a member should; 0 to try for ever.
         on_lost: called once, with the last error, when the peer is given up.
+        slack_s: what an answer may take longer now, since the peer's line is thin and busy; nothing without it.
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class Outbox:
         kind: type[Orders] | type[Reports],
         max_failures: int = 0,
         on_lost: Callable[[SwarmError], None] | None = None,
+        slack_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._endpoint = endpoint
         self.peer = peer
         self._kind = kind
         self._max_failures = max_failures
         self._on_lost = on_lost
+        self._slack_s = slack_s
         self._queue: list[bytes] = []
         self._under_way: deque[tuple[asyncio.Task[None], int]] = deque()
         self._wake = asyncio.Event()
@@ -104,7 +107,7 @@ class Outbox:
         After a failure it takes half as long: to find a peer that is gone the daemon asks others, and waits for those
         that sleep.
         """
-        limit_s = self._answers.seconds / (2 if self.failures else 1)
+        limit_s = (self._answers.seconds + self._slack_s()) / (2 if self.failures else 1)
         most_s = _MOST_LIMITS * limit_s
         request = asyncio.create_task(self._endpoint.request(self.peer, batch, deadline_s=most_s))
         try:
