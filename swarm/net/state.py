@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -18,6 +19,9 @@ _log = logging.getLogger(__name__)
 
 _MOST_AT_ONCE = 16
 """Chunks under way from one donor: what a long, fast line holds."""
+_GRACE = 3.0
+"""Times as long as the first donor that has everything took may the others take after it."""
+_LEAST_GRACE_S = 1.0
 
 
 class _Window:
@@ -90,14 +94,36 @@ class StateFetch:
         return self.parts
 
     async def _offers(self, donors: Collection[str]) -> Mapping[str, tuple[PartInfo, list[str]]]:
-        lists = await asyncio.gather(*(self._list(donor) for donor in donors))
-        self.answers = sum(parts is not None for parts in lists)
+        lists = await self._lists(donors)
+        self.answers = sum(parts is not None for parts in lists.values())
         offers: dict[str, dict[PartInfo, list[str]]] = {}
-        for donor, parts in zip(donors, lists, strict=True):
+        for donor, parts in lists.items():
             for part in {each.name: each for each in parts or ()}.values():  # one word a donor
                 if part.num_bytes <= self.most_bytes:
                     offers.setdefault(part.name, {}).setdefault(part, []).append(donor)
         return {name: self._agreed(by_info) for name, by_info in offers.items()}
+
+    async def _lists(self, donors: Collection[str]) -> dict[str, tuple[PartInfo, ...] | None]:
+        """What donors have, in the order of donors; who is much later than one that has everything is left out.
+
+        It may sleep, and a whole group would wait for a mover that waits for it.
+        """
+        began_s = time.monotonic()
+        asked = {donor: asyncio.create_task(self._list(donor)) for donor in donors}
+        waiting = set(asked.values())
+        wanted = {name for name in self.required if name not in self.parts}
+        patience_s: float | None = None
+        try:
+            while waiting:
+                answered, waiting = await asyncio.wait(waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+                if not answered:
+                    break
+                if any(wanted <= {part.name for part in each.result() or ()} for each in answered):
+                    patience_s = max(_LEAST_GRACE_S, _GRACE * (time.monotonic() - began_s))
+        finally:
+            for each in waiting:
+                each.cancel()
+        return {donor: each.result() for donor, each in asked.items() if each not in waiting}
 
     def _agreed(self, offers: Mapping[PartInfo, list[str]]) -> tuple[PartInfo, list[str]]:
         """What more than half of a part's donors hold: a faulty or lying one among three does not stop a transfer."""

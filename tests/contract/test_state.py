@@ -96,6 +96,30 @@ def test_a_donor_that_breaks_off_is_replaced(run: Callable[..., None]) -> None:
     run(body)
 
 
+def test_a_donor_that_sleeps_holds_nobody_up(run: Callable[..., None]) -> None:
+    """A mover waited for the list of one that was frozen, and its whole group for the mover: 20 s of a chaos run."""
+
+    async def body(net: Net) -> None:
+        joiner, asleep, good = [await net.endpoint() for _ in range(3)]
+        was_asked, wakes = asyncio.Event(), asyncio.Event()
+        for donor in (asleep, good):
+            serve(donor)
+
+        async def sleep(delivery: Delivery) -> Reply:
+            was_asked.set()
+            await wakes.wait()
+            raise CheckpointMissing("gone", "ask another one")
+
+        asleep.on_request(ListState, sleep)
+        fetch = StateFetch(joiner, 7, list(PARTS), MOST)
+        assert await fetch.run([asleep.peer_id, good.peer_id]) == PARTS
+        assert was_asked.is_set()
+        assert fetch.answers == 1
+        wakes.set()
+
+    run(body)
+
+
 def test_donors_that_have_nothing_are_told_from_donors_that_are_gone(run: Callable[..., None]) -> None:
     async def body(net: Net) -> None:
         joiner, late, gone = [await net.endpoint() for _ in range(3)]
