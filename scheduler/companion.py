@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
+from swarm.local.fleet import end_with_parent
+
 _END_S = 10.0
 
 
@@ -34,6 +36,7 @@ class Companion:
                 *(sys.executable, *self._arguments),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
+                preexec_fn=end_with_parent,  # not by itself later: we may be killed while it loads its libraries
             )
             self._watching = asyncio.create_task(self._watch(self._process))
         return self

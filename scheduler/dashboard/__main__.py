@@ -8,11 +8,9 @@ from pathlib import Path
 from scheduler.dashboard.server import parse_address, serve
 from scheduler.run_dir import RunDir
 from swarm.errors import SwarmError
-from swarm.local.fleet import end_with_parent
 from swarm.telemetry import Teller
 
 if __name__ == "__main__":
-    end_with_parent()
     tell = Teller(as_json=True).tell
     try:
         serve(RunDir(Path(sys.argv[1])), *parse_address(sys.argv[2]), tell)

@@ -11,14 +11,12 @@ import trio
 from scheduler.monitor.process import announce
 from scheduler.run_dir import RunDir
 from swarm.errors import SwarmError
-from swarm.local.fleet import end_with_parent
 from swarm.telemetry import Teller
 
 _POLITE = 5
 """Training goes first where processors are scarce."""
 
 if __name__ == "__main__":
-    end_with_parent()
     os.nice(_POLITE)
     tell = Teller(as_json=True).tell
     try:
