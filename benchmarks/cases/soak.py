@@ -1,4 +1,4 @@
-"""Do hours of coming and going leave anything behind: memory, descriptors, threads, lost work?
+"""Hours of coming and going must leave nothing behind: memory, descriptors, threads, lost work.
 
 Real processes on this machine. Hosts join with fresh identities and leave in order, one after the other, while a few
 residents stay: the scheduler, data owners and the first hosts, whose memory, descriptors and threads, and those of
