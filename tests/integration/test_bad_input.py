@@ -232,6 +232,7 @@ def test_a_port_that_is_taken_on_the_schedulers_machine(tmp_path: Path) -> None:
     assert {name.partition("-")[0] for name in left_in(tmp_path / "run") - before} <= {
         "scheduler.key",
         "audit.sqlite",
+        "layout.json",
         "lock",
     }
 
