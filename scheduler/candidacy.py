@@ -53,9 +53,8 @@ class Candidacy:
     newest_term: int = 0
     living_leader: tuple[str, int] | None = None
     """That members obey, and that answers them; and its term."""
-    has_old_plan: bool = False
-    """A member knows a newer one."""
     _against: set[str] = field(default_factory=set)
+    _has_old_plan: bool = False
     _has_old_term: bool = False
 
     def granted(self, peer: str, reply: Granted) -> None:
@@ -73,7 +72,7 @@ class Candidacy:
         self._against.add(peer)
         self.newest_term = max(self.newest_term, reply.term)
         self._has_old_term |= reply.term >= self.term
-        self.has_old_plan |= plan_number > self.plan_number
+        self._has_old_plan |= plan_number > self.plan_number
         if reply.leader_lives and (self.living_leader is None or reply.term > self.living_leader[1]):
             self.living_leader = reply.leader, reply.term
 
@@ -84,12 +83,12 @@ class Candidacy:
     @property
     def may_claim_at_once(self) -> bool:
         """It failed for a plan that is known now, and nobody leads: no other candidate is in the way."""
-        return self.has_old_plan and not self._has_old_term and self.living_leader is None
+        return self._has_old_plan and not self._has_old_term and self.living_leader is None
 
     @property
     def outcome(self) -> Outcome:
         """How it stands."""
-        if self._has_old_term or self.has_old_plan:
+        if self._has_old_term or self._has_old_plan:
             return Outcome.STALE
         if self.voters is None:
             return Outcome.WON

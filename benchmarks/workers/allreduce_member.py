@@ -13,12 +13,8 @@ that nobody passes with the results of another round.
 
 from __future__ import annotations
 
-import asyncio
-import json
 import math
-import sys
 import time
-from collections.abc import Callable
 from typing import Any, AsyncIterator  # noqa: UP035 - hivemind reads this annotation and knows no other AsyncIterator
 
 import torch
@@ -28,6 +24,7 @@ from hivemind.p2p import P2P, P2PContext, PeerID, ServicerBase
 from hivemind.proto import averaging_pb2
 from hivemind.utils.asyncio import achain, as_aiter
 
+from benchmarks.workers.lines import serve_async
 from swarm.errors import ReductionFailed
 from swarm.net.allreduce import RoundPlan, StrictRounds
 from swarm.wire.digest import digest_of
@@ -157,21 +154,15 @@ def _round_id(line: dict[str, Any]) -> bytes:
 async def main() -> None:
     """Answer lines until standard input ends."""
     torch.set_num_threads(1)
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     member = Member()
-    actions: dict[str, Callable[[dict[str, Any]], Any]] = {
-        "start": member.start,
-        "prepare": member.prepare,
-        "go": member.go,
-        "forget": member.forget,
-    }
-    while text := await reader.readline():
-        line = json.loads(text)
-        answer = await actions[line["do"]](line)
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+    await serve_async(
+        {
+            "start": member.start,
+            "prepare": member.prepare,
+            "go": member.go,
+            "forget": member.forget,
+        }
+    )
 
 
 if __name__ == "__main__":

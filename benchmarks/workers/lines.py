@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from swarm.local.fleet import end_with_parent
 
 Line = dict[str, Any]
 Action = Callable[[Line], Line]
+AsyncAction = Callable[[Line], Awaitable[Line]]
 
 
 class Worker:
@@ -114,3 +116,12 @@ def serve(actions: Mapping[str, Action]) -> None:
     """In a worker: answer every line by the action that it names."""
     for line in lines():
         answer(actions[line["do"]](line))
+
+
+async def serve_async(actions: Mapping[str, AsyncAction]) -> None:
+    """As `serve`, for actions that need the event loop, which goes on between lines."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while text := await reader.readline():
+        line = json.loads(text)
+        answer(await actions[line["do"]](line))

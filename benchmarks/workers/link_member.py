@@ -11,18 +11,15 @@ Reads JSON lines on standard input and answers each with one on standard output:
 
 from __future__ import annotations
 
-import asyncio
-import json
 import random
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import uvloop
 
+from benchmarks.workers.lines import serve_async
 from swarm.admission import Certificate, Membership, seal
 from swarm.identity import Identity
 from swarm.net.allreduce import RoundPlan, StrictRounds
@@ -107,20 +104,16 @@ class Member:
 async def main() -> None:
     """Answer lines until standard input ends."""
     torch.set_num_threads(1)
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     member = Member()
-    actions: dict[str, Callable[[dict[str, Any]], Any]] = {
-        "start": member.start,
-        "prepare": member.prepare,
-        "go": member.go,
-        "offer": member.offer,
-        "fetch": member.fetch,
-    }
-    while text := await reader.readline():
-        line = json.loads(text)
-        sys.stdout.write(json.dumps(await actions[line["do"]](line)) + "\n")
-        sys.stdout.flush()
+    await serve_async(
+        {
+            "start": member.start,
+            "prepare": member.prepare,
+            "go": member.go,
+            "offer": member.offer,
+            "fetch": member.fetch,
+        }
+    )
 
 
 if __name__ == "__main__":
