@@ -12,9 +12,10 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from benchmarks.wan.namespaces import add_space
 from benchmarks.wan.wires import Network
 from benchmarks.workers.lines import Worker
-from swarm.errors import ConfigError, RunError
+from swarm.errors import ConfigError
 
 _ANSWER_S = 60.0
 _PROBE_BYTES_S = 3.0
@@ -86,9 +87,7 @@ def emulated(network: Network, seed: int = 0) -> Iterator[Emulator]:
     spaces = {name: f"wan{os.getpid()}-{number}" for number, name in enumerate(network.lines)}
     with contextlib.ExitStack() as stack:
         for space in spaces.values():
-            done = subprocess.run(["ip", "netns", "add", space], capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise RunError(f"no network namespace ({done.stderr.strip()})", "see whether the kernel has them")
+            add_space(space)
             stack.callback(subprocess.run, ["ip", "netns", "del", space], capture_output=True, check=False)
         switch = Worker("benchmarks.wan.switch")
         stack.callback(switch.close)

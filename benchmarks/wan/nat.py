@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.wan.namespaces import ip, run_tool
+from benchmarks.wan.namespaces import add_space, ip, run_tool
 from swarm.errors import ConfigError
 
 _PUBLIC = "50.60.70"
@@ -81,7 +81,7 @@ def behind_routers(public: Sequence[str], routers: Mapping[str, Sequence[str]]) 
 
 
 def _space(name: str) -> None:
-    ip("netns", "add", name)
+    add_space(name)
     ip("-n", name, "link", "set", "lo", "up")
 
 

@@ -12,13 +12,12 @@ import json
 import os
 import selectors
 import struct
-import subprocess
 import sys
 import time
 
+from benchmarks.wan.namespaces import ip
 from benchmarks.wan.wires import STRETCHES, Network, Packet, Wires
 from benchmarks.workers.lines import Line, answer
-from swarm.errors import RunError
 
 _SUBNET = "10.78.0"
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
@@ -100,15 +99,10 @@ def _open_tun(space: str, address: str) -> int:
     file = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     name = f"wan{address.rpartition('.')[2]}"
     fcntl.ioctl(file, _TUNSETIFF, struct.pack("16sH", name.encode(), _IFF_TUN | _IFF_NO_PI))
-    for command in (
-        f"ip link set {name} netns {space}",
-        f"ip -n {space} addr add {address}/24 dev {name}",
-        f"ip -n {space} link set {name} mtu {_MTU} txqueuelen 2000 up",
-        f"ip -n {space} link set lo up",
-    ):
-        done = subprocess.run(command.split(), capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RunError(f"{command} failed: {done.stderr.strip()}", "see whether the kernel has it")
+    ip("link", "set", name, "netns", space)
+    ip("-n", space, "addr", "add", f"{address}/24", "dev", name)
+    ip("-n", space, "link", "set", name, "mtu", str(_MTU), "txqueuelen", "2000", "up")
+    ip("-n", space, "link", "set", "lo", "up")
     return file
 
 
