@@ -8,6 +8,8 @@ GLANCE_BYTES = 256 << 10
 """Of one short transfer; all members make one to the leader every twenty seconds."""
 _SLOW_S = 0.25
 """A glance that takes less says nothing against a line, however fast it was: other programs take time, too."""
+SLOW_START_ROUND_TRIPS = 8
+"""TCP begins with some packets and doubles them every round trip: what takes fewer of these tells the way's length."""
 _MUCH = 3.0
 _IN_A_ROW = 2
 
@@ -18,15 +20,18 @@ class LineWatch:
 
     Args:
         bytes_per_s: as measured and announced.
+        round_trip_s: to whoever is glanced at.
     """
 
     bytes_per_s: float
+    round_trip_s: float = 0.0
     _doubts: int = field(default=0)
 
     def glance(self, duration_s: float) -> bool:
         """Take in how long a glance took; whether the line has to be measured anew."""
         rate = GLANCE_BYTES / max(duration_s, 1e-9)
-        slower = duration_s > _SLOW_S and _MUCH * rate < self.bytes_per_s
+        patience_s = max(_SLOW_S, SLOW_START_ROUND_TRIPS * self.round_trip_s)
+        slower = duration_s > patience_s and _MUCH * rate < self.bytes_per_s
         faster = rate > _MUCH * self.bytes_per_s
         self._doubts = self._doubts + 1 if slower or faster else 0
         return self._doubts >= _IN_A_ROW

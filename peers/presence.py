@@ -136,7 +136,9 @@ class Presence:
         Raises:
             StateDirectoryBusy: somebody else has our id.
         """
-        up, down = LineWatch(capabilities.up_bytes_per_s), LineWatch(capabilities.down_bytes_per_s)
+        round_trip_s = max((link.round_trip_s for link in capabilities.links), default=0.0)
+        up = LineWatch(capabilities.up_bytes_per_s, round_trip_s)
+        down = LineWatch(capabilities.down_bytes_per_s, round_trip_s)
         while True:
             self._change.clear()
             is_away = self.is_away()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from peers.line import GLANCE_BYTES
+from peers.line import GLANCE_BYTES, SLOW_START_ROUND_TRIPS
 from swarm.config import NodeConfig, RunConfig
 from swarm.errors import MachineLimit, SwarmError
 from swarm.model.layout import Layout
@@ -191,11 +191,12 @@ async def measure_downlink(endpoint: Endpoint, peer: str, round_trip_s: float) -
 async def _rate(transfer: _Transfer, round_trip_s: float) -> float:
     """Bytes/s: transfers grow until one takes long enough; the way itself is not part of the rate."""
     num_bytes = _FIRST_PROBE_BYTES
+    long_enough_s = max(_LONG_ENOUGH_S, SLOW_START_ROUND_TRIPS * round_trip_s)
     while True:
         started_s = time.perf_counter()
         await transfer(num_bytes)
         duration_s = time.perf_counter() - started_s
-        if duration_s >= _LONG_ENOUGH_S or num_bytes >= _MAX_PROBE_BYTES:
+        if duration_s >= long_enough_s or num_bytes >= _MAX_PROBE_BYTES:
             return num_bytes / max(duration_s - round_trip_s, duration_s / 10)
         num_bytes = min(4 * num_bytes, _MAX_PROBE_BYTES)
 

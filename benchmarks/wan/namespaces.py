@@ -24,7 +24,7 @@ _NOBODY = "02:00:00:00:00:00"
 """A hardware address that no line has: the bridge offers such frames to everybody, and nobody takes them."""
 _CONGESTION_CONTROL = "cubic"
 """Linux's default nearly everywhere. What a machine has set instead would be measured in place of the swarm: BBR, which
-takes a flow's quiet moments for the length of its way, left lines that two flows shared idle for a sixth of the time."""
+takes a flow's quiet moments for the length of its way, left lines that two flows shared idle a sixth of the time."""
 _ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
 
 

@@ -29,6 +29,13 @@ def test_short_glances_say_nothing_against_a_line(duration_s: float) -> None:
     assert not any(watch.glance(duration_s) for _ in range(10))
 
 
+def test_what_a_long_way_takes_anyway_says_nothing_against_a_line() -> None:
+    watch = LineWatch(FAST, round_trip_s=0.1)
+    assert not any(watch.glance(0.7) for _ in range(10))
+    assert not watch.glance(1.1)
+    assert watch.glance(1.1)
+
+
 def test_a_line_that_is_fast_again_is_measured_too() -> None:
     watch = LineWatch(250e3)
     assert not watch.glance(GLANCE_BYTES / FAST)
