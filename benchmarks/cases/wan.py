@@ -73,7 +73,7 @@ class Point:
     @property
     def microbatches(self) -> int:
         """A step; enough that filling and draining the pipeline does not hide what is asked."""
-        return 192 if self.ratio <= 2 else 96
+        return 256 if self.ratio <= 2 else 96
 
     @property
     def mbit(self) -> float:
