@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from peers.allegiance import why_not
 from peers.archive import Archive
 from peers.assignment import Assignment
 from peers.attendance import Attendance, Attending
@@ -38,7 +37,7 @@ from swarm.net.probing import answer_probes
 from swarm.net.reach import Reach
 from swarm.net.shelf import Shelf
 from swarm.net.traffic import Traffic
-from swarm.plan import Plan
+from swarm.plan import Plan, why_not
 from swarm.tasks import unless
 from swarm.training.compute import Compute, Priority
 from swarm.training.device import Device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from swarm.model.spans import ENDS, Span
+from swarm.model.spans import ENDS, LayerSpan, Span
 from swarm.wire.codec import message
 
 
@@ -129,6 +129,28 @@ class Plan:
             owner_fractions=tuple(self.owner_fractions[number] for number in owners),
             standby=tuple(peer for peer in self.standby if peer not in lost),
         )
+
+
+def why_not(plan: Plan, signer: str, leader: str, fingerprint: str, newest: int, trunk: LayerSpan) -> str:
+    """Why a plan that the leader sent is not carried out; empty for one that is.
+
+    Args:
+        signer: whose seal it bears.
+        leader: who sent it.
+        fingerprint: of our run.
+        newest: number of the newest plan we know.
+        trunk: of our model.
+    """
+    if signer != leader:
+        return f"plan {plan.number} is signed by {signer}, not by {leader}, which sent it"
+    if plan.fingerprint != fingerprint:
+        return f"plan {plan.number} is of run {plan.fingerprint[:12]}, not of {fingerprint[:12]}"
+    if plan.number <= newest:
+        return f"plan {plan.number} is not newer than plan {newest}"
+    first, last = plan.stages[0].first_layer, plan.stages[-1].last_layer
+    if (first, last) != (trunk.first, trunk.last):
+        return f"plan {plan.number} has layers {first} to {last}, the trunk {trunk.first} to {trunk.last}"
+    return ""
 
 
 def _stage_without(stage: StagePlan, lost: frozenset[str]) -> StagePlan:

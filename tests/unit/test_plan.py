@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from swarm.plan import Plan, StagePlan
+from swarm.model.spans import LayerSpan
+from swarm.plan import Plan, StagePlan, why_not
 from tests.support.strategies import message_of
 
 
@@ -104,3 +105,12 @@ def test_what_is_no_plan(changes: dict[str, object], words: str) -> None:
 def test_what_is_no_stage(changes: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         replace(PLAN.stages[0], **changes)  # type: ignore[arg-type]
+
+
+def test_a_plan_is_carried_out_only_if_it_is_the_leaders_of_this_run_and_new() -> None:
+    trunk = LayerSpan(1, 4)
+    assert why_not(PLAN, "leader", "leader", "f", newest=2, trunk=trunk) == ""
+    assert "signed by other" in why_not(PLAN, "other", "leader", "f", newest=2, trunk=trunk)
+    assert "is of run f" in why_not(PLAN, "leader", "leader", "g", newest=2, trunk=trunk)
+    assert "not newer than plan 3" in why_not(PLAN, "leader", "leader", "f", newest=3, trunk=trunk)
+    assert "the trunk 1 to 5" in why_not(PLAN, "leader", "leader", "f", newest=2, trunk=LayerSpan(1, 5))
