@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -16,7 +17,7 @@ from swarm.admission import Revoked, seal, unseal
 from swarm.durable import keeping
 from swarm.errors import ConfigError, ProtocolError
 from swarm.run_files import opened_ledger
-from swarm.words import short
+from swarm.words import duration, short
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Member:
         condition: what it does; `revoked` where the admin sent it away.
         admitted_at_s: since 1970; 0 where another scheduler admitted it.
         last_step: that it had a part in, counted from 1; 0 for none.
+        last_worked_at_s: when that step was committed, since 1970; 0 for none.
         hosted, owned: microbatches of committed steps.
     """
 
@@ -36,6 +38,7 @@ class Member:
     condition: str
     admitted_at_s: float
     last_step: int
+    last_worked_at_s: float
     hosted: int
     owned: int
 
@@ -46,6 +49,7 @@ def everybody(run_dir: RunDir) -> tuple[Member, ...]:
     admitted = _admitted(run_dir)
     revoked = set(_revoked(run_dir))
     known = {peer.peer: peer for peer in view.peers}
+    committed = _committed(run_dir, {peer.done.last_step for peer in view.peers})
     found = []
     for peer in {**admitted, **known, **dict.fromkeys(sorted(revoked))}:
         each = known.get(peer)
@@ -56,6 +60,7 @@ def everybody(run_dir: RunDir) -> tuple[Member, ...]:
                 condition="revoked" if peer in revoked else each.condition if each else "unknown",
                 admitted_at_s=admitted.get(peer, 0.0),
                 last_step=each.done.last_step if each else 0,
+                last_worked_at_s=committed.get(each.done.last_step, 0.0) if each else 0.0,
                 hosted=each.done.hosted if each else 0,
                 owned=each.done.owned if each else 0,
             )
@@ -103,6 +108,17 @@ def _admitted(run_dir: RunDir) -> dict[str, float]:
     return {}
 
 
+def _committed(run_dir: RunDir, steps: Collection[int]) -> dict[int, float]:
+    """When steps were, counted from 1."""
+    query = "SELECT committed_at_s FROM steps WHERE step = ?"
+    found = {}
+    with contextlib.suppress(sqlite3.Error), opened_ledger(run_dir.audit) as connection:
+        for step in steps:
+            for (committed_at_s,) in connection.execute(query, (step - 1,)):
+                found[step] = committed_at_s
+    return found
+
+
 def table(members: Sequence[Member]) -> Table:
     """For people."""
     found = Table("peer", "roles", "state", "admitted", "last step", "hosted", "from its shard")
@@ -112,8 +128,12 @@ def table(members: Sequence[Member]) -> Table:
             " and ".join(each.roles) or "?",
             each.condition,
             clock(each.admitted_at_s),
-            f"{each.last_step:,}" if each.last_step else "none",
+            f"{each.last_step:,}, {_ago(each.last_worked_at_s)}" if each.last_step else "none",
             f"{each.hosted:,}",
             f"{each.owned:,}",
         )
     return found
+
+
+def _ago(time_s: float) -> str:
+    return f"{duration(max(0.0, time.time() - time_s))} ago"

@@ -41,9 +41,10 @@ def test_a_revoked_member_is_planned_away_and_stays_out(tmp_path: Path) -> None:
         fleet.wait_step(lost["step"] + 5, PATIENCE_S)
         assert {peer for stage in newest["stages"] for peer in stage["replicas"]} == {good}
 
-        states = {member.peer: member.condition for member in everybody(RunDir(fleet.run_dir))}
-        assert states[bad] == "revoked"
-        assert states[good] in ("works", "waits")
+        members = {member.peer: member for member in everybody(RunDir(fleet.run_dir))}
+        assert members[bad].condition == "revoked"
+        assert members[good].condition in ("works", "waits")
+        assert members[good].admitted_at_s < members[bad].last_worked_at_s < members[good].last_worked_at_s
 
         invite = RunDir(fleet.run_dir).invites / "host.txt"
         back = fleet.join("host-0", invite)  # with its certificate, and with an invite that has uses left
