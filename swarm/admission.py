@@ -157,12 +157,16 @@ class Membership:
     def __init__(self, fingerprint: str, admin_public_key: str) -> None:
         self._fingerprint = fingerprint
         self._admin = peer_id_of(admin_public_key)
-        self._revoked: frozenset[str] = frozenset()
+        self._revoked: dict[str, bytes] = {}
 
     @property
     def revoked(self) -> frozenset[str]:
         """Peers whose certificates count no more."""
-        return self._revoked
+        return frozenset(self._revoked)
+
+    def proof(self, peer_id: str) -> bytes:
+        """The sealed list that names a revoked peer."""
+        return self._revoked[peer_id]
 
     def revoke(self, sealed: bytes) -> frozenset[str]:
         """Take in a list that the admin sealed; lists add up, so an old one that is shown again changes nothing.
@@ -176,8 +180,8 @@ class Membership:
         body, signer = unseal(sealed, Revoked)
         if signer != self._admin or body.fingerprint != self._fingerprint:
             raise ProtocolError("a list of revoked members is not this run's admin's", "drop that peer")
-        new = frozenset(body.peers) - self._revoked
-        self._revoked |= new
+        new = frozenset(body.peers) - self.revoked
+        self._revoked |= dict.fromkeys(new, sealed)
         return new
 
     def check(self, certificate: bytes, peer_id: str, now_s: float) -> Certificate:

@@ -230,6 +230,13 @@ class MemberPaused(AdmissionError):
     usually = "nothing: it announces itself when its people let it work again"
 
 
+class MembershipRevoked(AdmissionError):
+    """This peer is a member no more: the admin sent it away."""
+
+    code = "S311"
+    usually = "ask the run's admin"
+
+
 class ProtocolError(SwarmError):
     """A message that the protocol does not allow."""
 

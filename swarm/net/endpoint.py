@@ -11,7 +11,15 @@ from functools import partial
 from typing import Any
 
 from swarm.admission import Membership
-from swarm.errors import NotAMember, PeerUnavailable, ProtocolError, RunMismatch, SwarmError, VersionMismatch
+from swarm.errors import (
+    MembershipRevoked,
+    NotAMember,
+    PeerUnavailable,
+    ProtocolError,
+    RunMismatch,
+    SwarmError,
+    VersionMismatch,
+)
 from swarm.net.channel import (
     ClientChannel,
     Delivery,
@@ -25,7 +33,7 @@ from swarm.net.channel import (
 from swarm.net.deadlines import FIRST_S
 from swarm.net.transport import CONTROL, LANES, TENSORS, ByteStream, Transport
 from swarm.wire.frames import Frame, Sort
-from swarm.wire.messages import PROTOCOL_VERSION, Admit, DialBack, Failure, Hello
+from swarm.wire.messages import PROTOCOL_VERSION, Admit, DialBack, Failure, Hello, Revoke
 from swarm.wire.payloads import PayloadRules, check_payload
 
 _STRANGERS_MAY_SEND = (Admit, DialBack)
@@ -166,10 +174,18 @@ class Endpoint:
         frame, _ = await read_frame(stream, _no_payload)
         if isinstance(frame.message, Failure):
             raise RefusedByPeer.from_failure(stream.remote_id, frame.message)
+        if isinstance(frame.message, Revoke):
+            self._take_dismissal(frame.message)
         if not isinstance(frame.message, Hello):
             raise ProtocolError("a peer answered the greeting with something else", "drop that peer")
         self._check_versions(stream.remote_id, frame.message)
         return self.membership.check(frame.message.certificate, stream.remote_id, time.time()).roles
+
+    def _take_dismissal(self, message: Revoke) -> None:
+        """A member shows why it does not talk to us; raises MembershipRevoked where the admin's seal says so, too."""
+        self.membership.revoke(message.sealed)
+        if self.peer_id in self.membership.revoked:
+            raise MembershipRevoked("the admin revoked the membership of this peer", "ask the run's admin")
 
     def _hello(self) -> Hello:
         return Hello(version=PROTOCOL_VERSION, fingerprint=self.fingerprint, certificate=self.certificate)
@@ -208,7 +224,7 @@ class Endpoint:
         if not isinstance(hello, Hello):
             raise ProtocolError("a stream does not begin with a greeting", "drop that peer")
         if hello.certificate:
-            roles = self.membership.check(hello.certificate, stream.remote_id, time.time()).roles
+            roles = await self._roles_of(hello.certificate, stream)
         elif Admit in self._request_handlers:
             roles = ()
         else:
@@ -223,6 +239,15 @@ class Endpoint:
         write_frame(stream, Frame(Sort.REPLY, 0, self._hello()))
         await stream.drain()
         return roles
+
+    async def _roles_of(self, certificate: bytes, stream: ByteStream) -> tuple[str, ...]:
+        try:
+            return self.membership.check(certificate, stream.remote_id, time.time()).roles
+        except NotAMember:
+            if stream.remote_id in self.membership.revoked:
+                write_frame(stream, Frame(Sort.REPLY, 0, Revoke(sealed=self.membership.proof(stream.remote_id))))
+                await stream.drain()
+            raise
 
     def _check_versions(self, peer: str, hello: Hello) -> None:
         if hello.version != PROTOCOL_VERSION:

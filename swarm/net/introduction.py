@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from swarm.errors import StateDirectoryBusy, SwarmError
+from swarm.errors import MembershipRevoked, StateDirectoryBusy, SwarmError
 from swarm.net.clocks import Gap, check_gaps, gap
 from swarm.net.endpoint import Endpoint
 from swarm.net.libp2p import answers
@@ -43,6 +43,7 @@ async def introduce(endpoint: Endpoint, bootstrap: Iterable[str], ours: Iterable
     Raises:
         ClockOff: our clock is not that of anybody who answered.
         StateDirectoryBusy: somebody else has our id.
+        MembershipRevoked: as `ask`.
     """
     peers = dict.fromkeys(address.rpartition("/p2p/")[2] for address in bootstrap)
     asked = [peer for peer in peers if peer != endpoint.peer_id][:_MOST_ASKED]
@@ -65,10 +66,16 @@ async def introduce(endpoint: Endpoint, bootstrap: Iterable[str], ours: Iterable
 
 
 async def ask(endpoint: Endpoint, peer: str) -> Answer | None:
-    """One member; None where it does not answer."""
+    """One member; None where it does not answer.
+
+    Raises:
+        MembershipRevoked: it shows that the admin sent us away.
+    """
     asked_at_s = time.time()
     try:
         reply, _ = await endpoint.request(peer, Introduce(), deadline_s=_PATIENCE_S)
+    except MembershipRevoked:
+        raise
     except SwarmError:
         return None
     if not isinstance(reply, Known):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from swarm.errors import AdmissionError, PeerUnavailable, SwarmError
+from swarm.admission import Revoked, seal
+from swarm.errors import AdmissionError, MembershipRevoked, PeerUnavailable, ProtocolError, SwarmError
 from swarm.identity import Identity
 from swarm.net.channel import CREDIT_BYTES, Delivery, Reply
 from swarm.net.endpoint import Endpoint
@@ -103,6 +104,29 @@ def test_a_slow_consumer_stops_its_producer(run: Callable[..., None]) -> None:
             delivery.release()
         await producer
         await everything.wait()
+
+    run(body)
+
+
+def test_a_revoked_member_is_shown_the_admins_word(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        a, b = await net.endpoint(), await net.endpoint()
+        b.membership.revoke(seal(net.admin, Revoked(fingerprint=FINGERPRINT, peers=(a.peer_id,))))
+        with pytest.raises(MembershipRevoked):
+            await a.request(b.peer_id, heartbeat(0))
+        assert a.peer_id in a.membership.revoked
+
+    run(body)
+
+
+def test_nobody_but_the_admin_sends_a_member_away(run: Callable[..., None]) -> None:
+    async def body(net: Net) -> None:
+        a, b = await net.endpoint(), await net.endpoint()
+        forged = seal(Identity.generate(), Revoked(fingerprint=FINGERPRINT, peers=(a.peer_id,)))
+        b.membership._revoked[a.peer_id] = forged
+        with pytest.raises(ProtocolError, match="not this run's admin's"):
+            await a.request(b.peer_id, heartbeat(0))
+        assert not a.membership.revoked
 
     run(body)
 

@@ -48,8 +48,8 @@ def test_a_revoked_member_is_planned_away_and_stays_out(tmp_path: Path) -> None:
 
         invite = RunDir(fleet.run_dir).invites / "host.txt"
         back = fleet.join("host-0", invite)  # with its certificate, and with an invite that has uses left
-        waits = lambda event: "waiting for the run" in str(event.get("text"))  # noqa: E731
-        back.wait_until(waits, "that nobody lets it in", PATIENCE_S)
+        assert back.process.wait(PATIENCE_S) == 13, "it is told why nobody lets it in, and ends"
+        assert "[S311]" in back.last_words
         del fleet.scheduler.companions[:]
         assert not any(event.get("event") == "joined" for event in back.events)
         fleet.programs["scheduler"].kill()
