@@ -33,7 +33,7 @@ from swarm.net.traffic import Traffic
 
 T = TypeVar("T")
 
-_LEAST_PART_BYTES, _MOST_PART_BYTES = 2**14, 2**19
+_LEAST_PART_BYTES, _MOST_PART_BYTES = 2**17, 2**19
 _PARTS = 32
 """Of a buffer, at least: what one member has averaged travels back while it still receives."""
 LINGER_S = 1.0  # how long a refused stream stays open, or the daemon may cut the refusal off
