@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from scheduler.candidacy import Candidacy
 from scheduler.collect import Collector
+from scheduler.departures import Departures
 from scheduler.election import claim
 from scheduler.gathering import Gathered, Gathering
 from scheduler.instructions import (
@@ -37,7 +37,6 @@ from swarm.net.channel import Delivery, Reply
 from swarm.net.outbox import unpack
 from swarm.plan import Plan
 from swarm.tasks import beside
-from swarm.wire import codec
 from swarm.wire.compression import encoded_bytes
 from swarm.wire.messages import (
     Ack,
@@ -48,13 +47,10 @@ from swarm.wire.messages import (
     GroupNotLoaded,
     Heartbeat,
     Leaving,
-    MayLeave,
     MicrobatchDone,
-    Orders,
     Reports,
     RoundFailed,
     RoundReduced,
-    RunFinished,
     StartOver,
     StepApplied,
     StepClosed,
@@ -64,7 +60,6 @@ from swarm.wire.messages import (
 _LOOK_S = 0.5
 """How often peers that announced themselves are asked to obey, before the first plan."""
 _LATE_LOOK_S = 2.0
-_FAREWELL_S = 5.0
 _MOST_SLACK_S = 20.0
 """Whatever a member says of its line."""
 
@@ -95,6 +90,7 @@ class Conductor:
     sealed_plan: bytes = b""
     above_term: int = field(init=False)
     """That the next term of ours has to be."""
+    _departures: Departures = field(init=False)
     _gathering: Gathering = field(init=False)
     _leader: StepLeader | None = None
     _events: asyncio.Queue[Callable[[], list[Instruction]]] = field(default_factory=asyncio.Queue)
@@ -107,6 +103,7 @@ class Conductor:
         self.above_term = self.term
         self._collector = Collector(self.office)
         self.posts = Posts(self.office.endpoint, self._on_lost, self._on_superseded, self._slack_s)
+        self._departures = Departures(self.office, self.posts, self.changes, self.term)
         self._gathering = Gathering(
             self.office,
             self.posts,
@@ -175,10 +172,7 @@ class Conductor:
 
     async def send_home(self, problem: str) -> None:
         """Tell every member that the run is over, and why if it should not be."""
-        farewell = RunFinished(term=self.term, problem=problem)
-        if not await self.posts.send_home(self.office.roster.members, farewell):
-            self.office.warn("some members did not answer the news that the run is over")
-        await self.posts.close()
+        await self._departures.send_home(problem)
 
     async def _gathered(self) -> Gathered | None:
         """None where another scheduler was preferred meanwhile."""
@@ -291,30 +285,7 @@ class Conductor:
         self.office.tell(self.office.status.on_step(record))
         assert self.plan is not None
         self.changes.committed(self.plan, [done.route for _, done in record.work])
-        self._let_go(self.plan)
-
-    def _on_leaving(self, peer: str) -> None:
-        """Plan without it, where others can do its part; it works until a step is committed without it."""
-        plan, roster = self.plan, self.office.roster
-        if plan is None or self._leader is None or peer not in roster.members or peer in roster.leaving:
-            return
-        alone = [group for group, peers in enumerate(plan.groups) if set(peers) - roster.leaving <= {peer}]
-        if alone:
-            self.office.warn(f"{peer} wants to leave, and nobody else has its part of the model yet")
-            return
-        self.office.tell({"event": "leaving", "peer": peer})
-        self.office.status.on_state(peer, "leaving")
-        roster.leaves(peer)
-        self.changes.leaves(peer)
-
-    def _let_go(self, plan: Plan) -> None:
-        """A step of this plan is committed: who has no part in it may go home."""
-        for peer in self.office.roster.leaving:
-            if not plan.groups_of(peer):
-                self.posts.post(peer, MayLeave(term=self.term))
-                self.office.roster.let_go(peer, time.monotonic())
-                self.office.tell({"event": "left", "peer": peer})
-                self.office.status.on_state(peer, "left")
+        self._departures.let_go(self.plan)
 
     async def _check(self, peers: tuple[str, ...]) -> None:
         """Whoever does not answer now is lost; then the leader may go on."""
@@ -394,10 +365,7 @@ class Conductor:
 
     async def expel(self, peer: str) -> None:
         """The admin sent it away: it is told, while it still may be, and no plan counts on it any more."""
-        farewell = RunFinished(term=self.term, problem="the admin revoked this peer's membership")
-        with contextlib.suppress(SwarmError):
-            order = Orders(items=(codec.encode(farewell),))
-            await self.office.endpoint.request(peer, order, deadline_s=_FAREWELL_S)
+        await self._departures.dismiss(peer)
         self._on_lost(peer, "the admin revoked its membership")
 
     def _on_lost(self, peer: str, problem: str, away_s: float = 0.0) -> None:
@@ -426,7 +394,8 @@ class Conductor:
             self.office.status.on_heartbeat(peer, report)
             self.changes.observed(peer, report.layer_seconds)
         elif isinstance(report, Leaving):
-            self._on_leaving(peer)
+            if self.plan is not None and self._leader is not None:
+                self._departures.wish(peer, self.plan)
         elif isinstance(report, SuspectPeer):
             self.office.tell({"event": "suspect", "peer": report.peer, "by": peer, "problem": report.problem})
             self.posts.poke(report.peer)
