@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from scheduler.audit_log import CommittedStep, read_lost_peers, read_steps, read_weight_digests
+from scheduler.audit_reading import CommittedStep, read_lost_peers, read_steps, read_weight_digests
 from scheduler.run_dir import RunDir
 from swarm.config import RunConfig
 from swarm.data.shards import Shard

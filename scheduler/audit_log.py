@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import operator
 import sqlite3
 import statistics
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from scheduler.audit_sums import TABLES, keep_sums, only_logs, verify
 from scheduler.instructions import Record
 from swarm.config import what_differs
 from swarm.durable import FREE_SPACE
@@ -43,10 +42,6 @@ CREATE TABLE IF NOT EXISTS terms (term INTEGER PRIMARY KEY, began_at_s REAL NOT 
 CREATE TABLE IF NOT EXISTS losses (peer TEXT NOT NULL, step INTEGER NOT NULL, problem TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sums (name TEXT PRIMARY KEY, total TEXT NOT NULL);
 """
-"""`sums` holds a sum over the digests of every other table's rows: SQLite itself notices few damaged bytes."""
-_TABLES = ("run", "admissions", "plans", "steps", "work", "hops", "gradients", "weights", "losses", "terms")
-
-_NO_ROWS = f"{0:064x}"
 
 _NEWEST = 4096
 """Steps whose rounds members' claims are held against."""
@@ -56,34 +51,6 @@ _KEPT_BY_REWIND = {
     "weights": "num_steps <= :steps",
 }
 """Rows about steps that are computed again go; all others stay."""
-
-
-@dataclass(frozen=True, slots=True)
-class CommittedWork:
-    """One microbatch of a committed step."""
-
-    number: int
-    owner: str
-    cursor: int
-    tokens: int
-    loss_sum: float
-    attempt: int
-    route: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CommittedStep:
-    """One committed step."""
-
-    step: int
-    term: int
-    plan: int
-    round: int
-    tokens: int
-    loss_sum: float
-    grad_norm: float
-    committed_at_s: float
-    work: tuple[CommittedWork, ...]
 
 
 class AuditLog:
@@ -97,13 +64,13 @@ class AuditLog:
         self._path = path
         self._later: list[tuple[str, tuple[object, ...]]] = []
         self._writing = threading.RLock()
-        with _only_logs(path):
+        with only_logs(path):
             # SQLite would begin a new database in an empty file.
             if path.exists() and path.stat().st_size == 0:
                 raise sqlite3.DatabaseError("it is empty")
             self._connection = self._open()
             self._reader = self._open_reader()
-            _verify(self._connection)
+            verify(self._connection)
             known = self._connection.execute("SELECT fingerprint, config FROM run").fetchone()
         if known is None:
             with self._connection as transaction:
@@ -118,8 +85,8 @@ class AuditLog:
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, check_same_thread=False)
         connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
-        _keep_sums(connection)
-        for table in _TABLES:
+        keep_sums(connection)
+        for table in TABLES:
             for verb in ("UPDATE", "DELETE"):
                 connection.execute(
                     f"CREATE TRIGGER IF NOT EXISTS no_{verb.lower()}_{table} BEFORE {verb} ON {table} "
@@ -229,9 +196,9 @@ class AuditLog:
             self._connection.backup(backup)
         with contextlib.closing(sqlite3.connect(new)) as fresh:
             fresh.executescript(_SCHEMA)
-            _keep_sums(fresh)
+            keep_sums(fresh)
             fresh.execute("ATTACH ? AS old", (str(old),))
-            for table in _TABLES:
+            for table in TABLES:
                 kept = _KEPT_BY_REWIND.get(table, "1")
                 fresh.execute(f"INSERT INTO main.{table} SELECT * FROM old.{table} WHERE {kept}", {"steps": num_steps})  # noqa: S608
             fresh.commit()
@@ -321,97 +288,3 @@ class AuditLog:
             pass
         self._reader.close()
         self._connection.close()
-
-
-def read_steps(path: Path) -> Iterator[CommittedStep]:
-    """Every committed step of a log, in order.
-
-    Args:
-        path: the file; it may be in use by its scheduler.
-
-    Raises:
-        CheckpointCorrupt: not an audit log.
-    """
-    with _reading(path) as connection:
-        hops: dict[tuple[int, int], list[str]] = {}
-        for step, number, peer in connection.execute("SELECT step, number, peer FROM hops ORDER BY stage"):
-            hops.setdefault((step, number), []).append(peer)
-        work: dict[int, list[CommittedWork]] = {}
-        query = "SELECT step, number, owner, cursor, tokens, loss_sum, attempt FROM work ORDER BY step, number"
-        for row in connection.execute(query):
-            step, number, owner, cursor, tokens, loss_sum, attempt = row
-            route = tuple(hops[step, number])
-            found = CommittedWork(number, owner, cursor, tokens, loss_sum, attempt, route)
-            work.setdefault(step, []).append(found)
-        query = "SELECT step, term, plan, round, tokens, loss_sum, grad_norm, committed_at_s FROM steps ORDER BY step"
-        for row in connection.execute(query):
-            step, term, plan, number, tokens, loss_sum, grad_norm, committed_at_s = row
-            done = tuple(work[step])
-            yield CommittedStep(step, term, plan, number, tokens, loss_sum, grad_norm, committed_at_s, done)
-
-
-def read_weight_digests(path: Path) -> dict[tuple[int, int], dict[str, str]]:
-    """Digests of the weights, by (number of steps, stage) and peer."""
-    digests: dict[tuple[int, int], dict[str, str]] = {}
-    with _reading(path) as connection:
-        for num_steps, stage, peer, digest in connection.execute("SELECT num_steps, stage, peer, digest FROM weights"):
-            digests.setdefault((num_steps, stage), {})[peer] = digest
-    return digests
-
-
-def read_lost_peers(path: Path) -> list[tuple[str, int, str]]:
-    """(peer, step, problem) of every peer that was declared lost."""
-    with _reading(path) as connection:
-        return [tuple(row) for row in connection.execute("SELECT peer, step, problem FROM losses")]
-
-
-@contextlib.contextmanager
-def _only_logs(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-        raise CheckpointCorrupt(
-            f"{path} is damaged or is not an audit log ({error})", "check the path, or restore it from a backup"
-        ) from None
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """One consistent view of a log, after a check for damage; it may be in use by its scheduler."""
-    with _only_logs(path), contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-        connection.execute("BEGIN")
-        _verify(connection)
-        yield connection
-
-
-def _keep_sums(connection: sqlite3.Connection) -> None:
-    """Let every insertion count in its table's sum."""
-    connection.create_function("add_row", -1, _add_row, deterministic=True)
-    for table in _TABLES:
-        columns = ", ".join(f"NEW.{row[1]}" for row in connection.execute(f"PRAGMA table_info({table})"))
-        connection.execute("INSERT OR IGNORE INTO sums VALUES (?, ?)", (table, _NO_ROWS))
-        connection.execute(
-            f"CREATE TRIGGER IF NOT EXISTS sum_{table} AFTER INSERT ON {table} "  # noqa: S608
-            f"BEGIN UPDATE sums SET total = add_row(total, {columns}) WHERE name = '{table}'; END"
-        )
-    connection.commit()
-
-
-def _add_row(total: str, *row: object) -> str:
-    """A table's sum with one more row; the order of rows does not matter."""
-    digest = hashlib.sha256(repr(row).encode(errors="surrogateescape")).digest()
-    return f"{(int(total, 16) + int.from_bytes(digest, 'big')) % (1 << 256):064x}"
-
-
-def _verify(connection: sqlite3.Connection) -> None:
-    """Raises sqlite3.DatabaseError where a row, or an index to it, is not what was written."""
-    problem = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-    if problem != "ok":
-        raise sqlite3.DatabaseError(str(problem).replace("\n", " "))
-    sums = dict(connection.execute("SELECT name, total FROM sums"))
-    for table in _TABLES:
-        total = _NO_ROWS
-        for row in connection.execute(f"SELECT * FROM {table}"):  # noqa: S608 - names of our own tables
-            total = _add_row(total, *row)
-        if sums.get(table) != total:
-            raise sqlite3.DatabaseError(f"its table {table} is not what was written")

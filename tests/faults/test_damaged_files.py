@@ -21,7 +21,8 @@ from peers.allegiance import Allegiance
 from peers.journal import Journal
 from peers.keepsake import Keepsake
 from peers.oath import Oath
-from scheduler.audit_log import AuditLog, read_lost_peers, read_steps, read_weight_digests
+from scheduler.audit_log import AuditLog
+from scheduler.audit_reading import read_lost_peers, read_steps, read_weight_digests
 from scheduler.election import Ballot
 from scheduler.own_checkpoint import OwnCheckpoint
 from scheduler.run_dir import RunDir

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.audit_log import read_steps
+from scheduler.audit_reading import read_steps
 from scheduler.pause_verbs import pause_run, unpause_run
 from scheduler.run_dir import RunDir
 from swarm.local.fleet import Fleet

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.corpora import write_random_shards
 from benchmarks.examples.codecs_and_loss import compare, trained
-from scheduler.audit_log import read_steps
+from scheduler.audit_reading import read_steps
 from scheduler.run_dir import RunDir
 from swarm.client import LocalRun, Run, watched
 from swarm.errors import ConfigError, RunError

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.corpora import write_random_shards
 from benchmarks.training_run import FinishedRun
-from scheduler.audit_log import read_steps
+from scheduler.audit_reading import read_steps
 from scheduler.run_dir import RunDir
 from swarm.local.fleet import Fleet
 from tests.support.swarms import STAGES, run_values, weights_differ

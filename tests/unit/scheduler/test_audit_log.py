@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from scheduler import audit_log
-from scheduler.audit_log import AuditLog, CommittedWork, read_lost_peers, read_steps, read_weight_digests
+from scheduler.audit_log import AuditLog
+from scheduler.audit_reading import CommittedWork, read_lost_peers, read_steps, read_weight_digests
+from scheduler.audit_sums import TABLES
 from scheduler.instructions import Record
 from swarm.errors import CheckpointCorrupt
 from swarm.wire.messages import Lease, MicrobatchDone, Work
@@ -104,7 +105,7 @@ def test_a_step_is_written_once_and_whole(tmp_path: Path) -> None:
     assert [step.step for step in read_steps(tmp_path / "audit.sqlite")] == [0]
 
 
-@pytest.mark.parametrize("table", audit_log._TABLES)
+@pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("statement", ["UPDATE {table} SET {column} = {column}", "DELETE FROM {table}"])
 def test_no_row_can_be_changed_or_removed(tmp_path: Path, table: str, statement: str) -> None:
     log = opened(tmp_path)
@@ -130,7 +131,7 @@ def test_every_table_is_protected(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "audit.sqlite")
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     connection.close()
-    assert tables == {*audit_log._TABLES, "sums"}  # sums follow the rows of the others
+    assert tables == {*TABLES, "sums"}  # sums follow the rows of the others
 
 
 def test_another_runs_log_is_refused(tmp_path: Path) -> None:
