@@ -21,6 +21,7 @@ from multiaddr.exceptions import Error as MultiaddrError
 from swarm.admission import Membership, seal, unseal
 from swarm.errors import AdmissionError, PeerUnavailable, ProtocolError
 from swarm.identity import Identity, verify
+from swarm.net.patience import settle
 from swarm.wire.messages import LeaderRecord, PeerRecord
 
 R = TypeVar("R", PeerRecord, LeaderRecord)
@@ -130,21 +131,17 @@ async def _bootstrap(node: DHTNode, initial_peers: Sequence[str]) -> None:
 
 async def _ping(node: DHTNode, peers: Iterable[PeerID]) -> str:
     """Be known to some peers, and know them; says what is wrong where none of them answers."""
-    waiting = {asyncio.create_task(node.protocol.call_ping(peer, validate=True)) for peer in peers}
-    problem, met = "none responded to a ping", False
-    try:
-        while waiting and not met:
-            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                if task.exception() is not None:
-                    problem = str(task.exception())
-                met = met or (task.exception() is None and isinstance(task.result(), DHTID))
-        if waiting:
-            await asyncio.wait(waiting, timeout=_OTHERS_S)
-    finally:
-        for task in waiting:
-            task.cancel()
-    return "" if met else problem
+    pings = [asyncio.create_task(node.protocol.call_ping(peer, validate=True)) for peer in peers]
+    await settle(pings, _is_met, lambda took_s: _OTHERS_S)
+    ended = [ping for ping in pings if ping.done()]
+    if any(_is_met(ping) for ping in ended):
+        return ""
+    errors = [ping.exception() for ping in ended]
+    return next((str(error) for error in errors if error is not None), "none responded to a ping")
+
+
+def _is_met(ping: asyncio.Task[object]) -> bool:
+    return ping.exception() is None and isinstance(ping.result(), DHTID)
 
 
 def _peer_of(address: str) -> PeerID | None:

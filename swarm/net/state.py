@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from swarm.errors import CheckpointCorrupt, CheckpointMissing, SwarmError
 from swarm.net.endpoint import Endpoint
+from swarm.net.patience import settle
 from swarm.net.transport import STATE
 from swarm.wire.messages import FetchState, ListState, PartInfo, StateChunk, StateList
 from swarm.wire.payloads import MAX_CHUNK_BYTES
@@ -108,22 +108,14 @@ class StateFetch:
 
         It may sleep, and a whole group would wait for a mover that waits for it.
         """
-        began_s = time.monotonic()
-        asked = {donor: asyncio.create_task(self._list(donor)) for donor in donors}
-        waiting = set(asked.values())
         wanted = {name for name in self.required if name not in self.parts}
-        patience_s: float | None = None
-        try:
-            while waiting:
-                answered, waiting = await asyncio.wait(waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
-                if not answered:
-                    break
-                if any(wanted <= {part.name for part in each.result() or ()} for each in answered):
-                    patience_s = max(_LEAST_GRACE_S, _GRACE * (time.monotonic() - began_s))
-        finally:
-            for each in waiting:
-                each.cancel()
-        return {donor: each.result() for donor, each in asked.items() if each not in waiting}
+
+        def has_everything(answer: asyncio.Task[tuple[PartInfo, ...] | None]) -> bool:
+            return wanted <= {part.name for part in answer.result() or ()}
+
+        asked = {donor: asyncio.create_task(self._list(donor)) for donor in donors}
+        await settle(asked.values(), has_everything, lambda took_s: max(_LEAST_GRACE_S, _GRACE * took_s))
+        return {donor: each.result() for donor, each in asked.items() if each.done()}
 
     def _agreed(self, offers: Mapping[PartInfo, list[str]]) -> tuple[PartInfo, list[str]]:
         """What more than half of a part's donors hold: a faulty or lying one among three does not stop a transfer."""
