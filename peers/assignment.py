@@ -70,7 +70,8 @@ class Assignment:
         self._early: list[Delivery] = []
         self._tasks = TaskSet()
         self._past_tokens = 0
-        self._run_is_paused = False
+        self.run_paused_by = ""
+        """The scheduler that said so; another one's regrouping does not end the pause, a step does."""
 
     # --- plans -----------------------------------------------------------------------------------------------------
 
@@ -116,7 +117,6 @@ class Assignment:
         self._place.shelf.clear()
         self._stages.clear()
         self.plan = None
-        self._run_is_paused = False
 
     async def _drop_loads(self) -> None:
         for loading in self._loads.values():
@@ -205,8 +205,10 @@ class Assignment:
 
     # --- orders ----------------------------------------------------------------------------------------------------
 
-    async def handle(self, order: object) -> None:
+    async def handle(self, order: object, leader: str) -> None:
         """Carry out one order of the leader."""
+        if isinstance(order, CloseStep | GrantLeases):
+            self.run_paused_by = ""
         if isinstance(order, CloseStep | GoRound | ReopenStep | CommitStep):
             member = next((each for each in self._members.values() if each.replica.stage == order.stage), None)
             if member is not None:
@@ -226,7 +228,7 @@ class Assignment:
         elif isinstance(order, StartOver):
             await self.start_over()
         elif isinstance(order, RunPaused):
-            self._run_is_paused = order.paused
+            self.run_paused_by = leader if order.paused else ""
         elif isinstance(order, FollowStep | CancelGroup):
             for span, loading in list(self._loads.items()):
                 if loading.transfer != order.transfer:
@@ -322,7 +324,7 @@ class Assignment:
         if self._owner is not None and self._owner.window.num_in_flight:
             return f"{self._owner.window.num_in_flight} microbatches to come home"
         states = {member.replica.state.value for member in self._members.values()}
-        if states == {"open"} and self._run_is_paused:
+        if states == {"open"} and self.run_paused_by:
             return "the admin, who paused the run"
         if states == {"open"}:
             return "activations and gradients" if self._host is not None else "leases"

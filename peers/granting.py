@@ -32,6 +32,7 @@ class Granting:
         newest_plan: the number of the newest plan that we know (0: none), and its seal.
         is_under: whether we serve the leader that we granted.
         serve_under: serve a scheduler from now on.
+        run_paused_by: the scheduler that told us last that the run is paused; empty where it is not.
     """
 
     oath: Oath
@@ -41,6 +42,7 @@ class Granting:
     newest_plan: Callable[[], tuple[int, bytes]]
     is_under: Callable[[], bool]
     serve_under: Callable[[str], Awaitable[None]]
+    run_paused_by: Callable[[], str]
     one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by whoever changes whom we serve."""
 
@@ -69,7 +71,9 @@ class Granting:
                     allegiance.term, allegiance.leader = before  # what a restart would not know is not granted
                     raise
                 await self.serve_under(candidate)
-            return Reply(Granted(term=claim.term, holdings=await self.archive.holdings()))
+            is_paused = self.run_paused_by() not in ("", candidate)  # who paused it knows better whether it still is
+            holdings = await self.archive.holdings()
+            return Reply(Granted(term=claim.term, holdings=holdings, run_is_paused=is_paused))
 
     async def _leader_leads(self) -> bool:
         """Direct evidence: whether the leader we obey says that it leads."""

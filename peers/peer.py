@@ -136,6 +136,7 @@ class Peer:
             newest_plan=lambda: (self._plan_number, self._sealed_plan),
             is_under=lambda: self.outbox is not None,
             serve_under=self._serve_under,
+            run_paused_by=lambda: self.assignment.run_paused_by,
         )
         keep_bytes = usable_memory_bytes(self.node, self.device) // 4
         self.shelf = Shelf(keep_bytes)
@@ -404,7 +405,7 @@ class Peer:
 
     async def _carry_out(self, sender: str, order: object) -> None:
         if not isinstance(order, AssignPlan):
-            await self.assignment.handle(order)
+            await self.assignment.handle(order, sender)
             return
         try:
             plan, signer = unseal(order.sealed, Plan)

@@ -50,6 +50,7 @@ class Candidacy:
     plan_number: int
     voters: frozenset[str] | None
     holdings: dict[str, tuple[Holding, ...]] = field(default_factory=dict)
+    _told_paused: set[str] = field(default_factory=set)
     newest_term: int = 0
     living_leader: tuple[str, int] | None = None
     """That members obey, and that answers them; and its term."""
@@ -62,6 +63,8 @@ class Candidacy:
         if reply.term == self.term:
             self.holdings[peer] = reply.holdings
             self._against.discard(peer)
+            if reply.run_is_paused:
+                self._told_paused.add(peer)
 
     def denied(self, peer: str, reply: Denied, plan_number: int) -> None:
         """A member does not.
@@ -79,6 +82,11 @@ class Candidacy:
     def silent(self, peer: str) -> None:
         """A member cannot be reached."""
         self._against.add(peer)
+
+    @property
+    def run_is_paused(self) -> bool:
+        """Whether another scheduler paused the run: more than half of those who obey us were told so."""
+        return 2 * len(self._told_paused) > len(self.holdings)
 
     @property
     def may_claim_at_once(self) -> bool:

@@ -22,6 +22,7 @@ from scheduler.reception import Reception
 from scheduler.revoking import Revocations
 from scheduler.survey import Survey, survey
 from swarm.address_book import AddressBook
+from swarm.durable import keeping
 from swarm.errors import DiskRefused, ProtocolError, Superseded, SwarmError
 from swarm.net.channel import Delivery, Reply
 from swarm.net.directory import LIFETIME_S, expiry
@@ -191,6 +192,8 @@ class Node:
         office = self.office
         for problem in self.checkpoint.look():
             office.warn(problem)
+        if candidacy.run_is_paused:
+            self._inherit_pause()
         ask = partial(_survey, office, self.wishes.num_stages)
         draft = Draft(office.config.fingerprint, office.layout.trunk.first)
         changes = PlanChanges(office.roster, draft, ask, self.wishes.planner, office.tell)
@@ -205,6 +208,19 @@ class Node:
             bool(self._standbys) or self.wishes.standby,
             is_paused=office.run_dir.paused.exists(),
         )
+
+    def _inherit_pause(self) -> None:
+        """The run was paused in another scheduler's folder; from now on its admin lets it go on in ours."""
+        folder = self.office.run_dir
+        if folder.paused.exists():
+            return
+        try:
+            with keeping(folder.paused):
+                pass
+        except DiskRefused as error:
+            self.office.warn(f"the run was paused, and goes on: {error}")
+            return
+        self.office.warn(f"another scheduler paused the run: `swarm unpause-run {folder.root}` lets it go on")
 
     # --- other schedulers, and members that ask --------------------------------------------------------------------
 

@@ -39,13 +39,18 @@ def committed(folder: Path) -> int:
     return sum(1 for _ in read_steps(RunDir(folder).audit))
 
 
-def check_stands(fleet: Fleet, step: int) -> None:
-    """Members say why they wait, the status says it, and nothing is committed for longer than steps take."""
+def wait_told(fleet: Fleet) -> None:
+    """Until members say why they wait."""
     for name, program in fleet.programs.items():
-        if name != "scheduler":
+        if name.startswith(("host", "owner")):
             program.wait_until(
                 lambda event: "the admin, who paused the run" in str(event.get("text")), "why it waits", PATIENCE_S
             )
+
+
+def check_stands(fleet: Fleet, step: int) -> None:
+    """Members say why they wait, the status says it, and nothing is committed for longer than steps take."""
+    wait_told(fleet)
     time.sleep(QUIET_S)  # nothing can be waited for: nothing is to happen
     assert committed(fleet.run_dir) == step
     assert json.loads(RunDir(fleet.run_dir).status.read_bytes())["phase"] == "paused"
@@ -79,3 +84,17 @@ def test_a_scheduler_that_is_started_again_keeps_the_pause(rig: Rig) -> None:
         assert committed(fleet.run_dir) == step
         unpause_run(fleet.run_dir)
         fleet.wait_step(step + 2, PATIENCE_S)
+
+
+def test_a_standby_with_a_folder_of_its_own_keeps_the_pause(rig: Rig) -> None:
+    with rig(10_000, 2, 1, 1, standbys=1) as fleet:
+        pause_run(fleet.run_dir)
+        step = wait_paused(fleet, 1)
+        wait_told(fleet)
+        fleet.programs["scheduler"].kill()
+        standby = fleet.programs["standby-0"]
+        standby.wait_for("run_paused", lambda event: event["step"] == step, PATIENCE_S)
+        standby_dir = fleet.folder / "standby-0"
+        assert committed(standby_dir) == step
+        unpause_run(standby_dir)
+        standby.wait_for("step", lambda event: event["step"] == step + 2, PATIENCE_S)

@@ -121,7 +121,7 @@ class TurnoverWorld(World):
             self.send(member.name, candidate, denied)
             return
         member.allegiance.grant(candidate, claim.term)
-        self.send(member.name, candidate, Granted(term=claim.term, holdings=self.holdings(member)))
+        self.send(member.name, candidate, Granted(term=claim.term, holdings=self.holdings(member), run_is_paused=False))
 
     def holdings(self, member: Member) -> tuple[Holding, ...]:
         if member.replica is None and not member.weights:

@@ -68,10 +68,16 @@ class Claim:
 @message(84)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Granted:
-    """This member obeys nobody else until it grants a higher term; it can bring these states."""
+    """This member obeys nobody else until it grants a higher term.
+
+    Attributes:
+        holdings: states that it can bring.
+        run_is_paused: another scheduler told it so, and no step began since.
+    """
 
     term: int
     holdings: tuple[Holding, ...]
+    run_is_paused: bool
 
 
 @message(85)

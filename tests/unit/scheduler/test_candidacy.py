@@ -14,9 +14,9 @@ def denied(term: int = 1, *, leader_lives: bool = False) -> Denied:
     return Denied(term=term, leader="old", leader_lives=leader_lives, plan=b"")
 
 
-def votes(candidacy: Candidacy, peers: str) -> None:
+def votes(candidacy: Candidacy, peers: str, *, run_is_paused: bool = False) -> None:
     for peer in peers:
-        candidacy.granted(peer, Granted(term=candidacy.term, holdings=()))
+        candidacy.granted(peer, Granted(term=candidacy.term, holdings=(), run_is_paused=run_is_paused))
 
 
 @pytest.mark.parametrize(("granted", "won"), [("ab", False), ("abc", True), ("xyzab", False), ("abcde", True)])
@@ -73,7 +73,7 @@ def test_a_scheduler_without_rivals_needs_no_votes() -> None:
 
 def test_a_grant_of_another_term_does_not_count() -> None:
     candidacy = Candidacy(3, 7, frozenset("a"))
-    candidacy.granted("a", Granted(term=2, holdings=()))
+    candidacy.granted("a", Granted(term=2, holdings=(), run_is_paused=True))
     assert candidacy.outcome is Outcome.OPEN
 
 
@@ -89,3 +89,12 @@ def test_two_majorities_always_meet(size: int) -> None:
     half = frozenset(list(voters)[: size // 2])
     assert not (is_majority(half, voters) and is_majority(voters - half, voters))
     assert is_majority(voters, voters)
+
+
+def test_a_run_is_paused_where_most_of_those_who_obey_were_told_so() -> None:
+    candidacy = Candidacy(3, 7, VOTERS)
+    assert not candidacy.run_is_paused
+    votes(candidacy, "ab", run_is_paused=True)
+    assert candidacy.run_is_paused
+    votes(candidacy, "cd")
+    assert not candidacy.run_is_paused, "somebody who was away may not know that it goes on"
