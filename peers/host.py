@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 from torch import Tensor
 
+from peers.link_codecs import LinkCodecs
 from peers.member import GroupMember
 from peers.replica import Verdict
 from peers.workplace import Workplace
@@ -25,6 +27,8 @@ MAX_WAITING = 4096
 
 
 _SMOOTHING = 0.05
+
+B = TypeVar("B", Activation, BoundaryGradient)
 
 
 class Host:
@@ -45,8 +49,9 @@ class Host:
         stage: TrunkStage,
         hop_failed: Callable[[str, HopFailed], None],
     ) -> None:
-        self._codec = place.config.numerics.boundary_codec
+        self._allowed_codecs = place.config.numerics.boundary_codecs
         self._plan = plan
+        self._codecs = LinkCodecs.of(self._allowed_codecs, plan)
         self._endpoint = place.endpoint
         self._compute = place.compute
         self._member = member
@@ -67,6 +72,7 @@ class Host:
     def adopt(self, plan: Plan) -> None:
         """A newer plan with the same span for this host holds."""
         self._plan = plan
+        self._codecs = LinkCodecs.of(self._allowed_codecs, plan)
         self.wake()
 
     async def close(self) -> None:
@@ -93,7 +99,7 @@ class Host:
             return
         try:
             # Before the books see it: what cannot be computed must not be counted.
-            tensor = compression.decode(self._codec, delivery.payload, frame.shape)
+            tensor = compression.decode(frame.codec, delivery.payload, frame.shape)
         except ProtocolError as error:
             delivery.release()
             self._hop_failed(frame.owner, HopFailed(work=frame.work, peer=delivery.remote_id, problem=error.problem))
@@ -126,6 +132,8 @@ class Host:
             return False
         if frame.stage != self._member.replica.stage or frame.receiver != self._endpoint.peer_id:
             return False
+        if frame.codec != self._codecs.between(frame.sender, frame.receiver):
+            return False
         on_plan = all(peer in stage.replicas for peer, stage in zip(frame.route, stages, strict=True))
         return on_plan and frame.sender == remote_id
 
@@ -135,9 +143,9 @@ class Host:
             output = self._stage.forward(frame.work, hidden)
             if not frame.work.attempt:  # later ones may be answered with what was kept
                 self._forward_s = _mean(self._forward_s, time.perf_counter() - started_s)
-            return compression.encode(self._codec, output)
+            return compression.encode(onward.codec, output)
 
-        onward = replace(frame, stage=frame.stage + 1)
+        onward = self._onward(frame, frame.stage + 1)
         try:
             payload = await self._compute.run(Priority.FORWARD, job)
         except NonFinite as error:
@@ -156,8 +164,9 @@ class Host:
             input_gradient = self._stage.backward(frame.work, gradient, count=count)
             if not frame.work.attempt:
                 self._backward_s = _mean(self._backward_s, time.perf_counter() - started_s)
-            return compression.encode(self._codec, input_gradient, gradient=True)
+            return compression.encode(onward.codec, input_gradient, gradient=True)
 
+        onward = self._onward(frame, frame.stage - 1)
         whole = False
         try:
             payload = await self._compute.run(Priority.BACKWARD, job)
@@ -174,7 +183,12 @@ class Host:
                 await self._member.end_count(frame.work.step, whole=whole)
         if count:
             self.computed_tokens += frame.shape[0] * frame.shape[1]
-        await self._pass_on(replace(frame, stage=frame.stage - 1), payload)
+        await self._pass_on(onward, payload)
+
+    def _onward(self, frame: B, stage: int) -> B:
+        """The frame of the next hop."""
+        onward = replace(frame, stage=stage)
+        return replace(onward, codec=self._codecs.between(onward.sender, onward.receiver))
 
     def _cannot(self, frame: BoundaryTensor, error: MachineLimit) -> None:
         """The owner goes around us for now."""

@@ -53,7 +53,7 @@ async def opened(invite_text: str, node: NodeConfig, data: Path | None, say: Say
             if device.problem:
                 say(device.problem)
             shape = (config.batch.microbatch_sequences, config.data.context_tokens, model_layout.hidden_size)
-            entrance.endpoint.become_member(joined.certificate, PayloadRules(shape, config.numerics.boundary_codec))
+            entrance.endpoint.become_member(joined.certificate, PayloadRules(shape, config.numerics.boundary_codecs))
             rounds = await StrictRounds.create(entrance.p2p, entrance.traffic)
             async with kept_slot(entrance.p2p, entrance.endpoint, reach.relay, say):
                 directory = await entrance.directory(joined)

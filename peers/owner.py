@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from peers.link_codecs import LinkCodecs
 from peers.member import GroupMember
 from peers.replica import Verdict
 from peers.window import Admission, Window
@@ -66,7 +67,7 @@ class Owner:
         self, place: Workplace, plan: Plan, shard: Shard, next_cursor: int, member: GroupMember, ends: EndsStage
     ) -> None:
         self._config = place.config
-        self._codec = place.config.numerics.boundary_codec
+        self._codecs = LinkCodecs.of(self._config.numerics.boundary_codecs, plan)
         self._shard = shard
         self._seed = shard.sampling_seed(place.config.seed)
         self._endpoint = place.endpoint
@@ -88,6 +89,7 @@ class Owner:
     def adopt(self, plan: Plan) -> None:
         """A newer plan holds from the step that is open."""
         self.window.adopt(plan)
+        self._codecs = LinkCodecs.of(self._config.numerics.boundary_codecs, plan)
 
     def handle(self, order: WindowOrder) -> None:
         """Carry out one order of the leader."""
@@ -145,8 +147,9 @@ class Owner:
 
         def job() -> tuple[memoryview, tuple[int, ...]]:
             hidden = self._ends.front(work, torch.from_numpy(ids))
-            return compression.encode(self._codec, hidden), tuple(hidden.shape)
+            return compression.encode(codec, hidden), tuple(hidden.shape)
 
+        codec = self._codecs.between(self._endpoint.peer_id, admission.route[0])
         try:
             payload, shape = await self._compute.run(Priority.FORWARD, job)
         except NonFinite as error:
@@ -158,7 +161,7 @@ class Owner:
             stage=0,
             owner=self._endpoint.peer_id,
             route=admission.route,
-            codec=self._codec,
+            codec=codec,
             shape=shape,
         )
         await self._send(frame, payload)
@@ -178,11 +181,12 @@ class Owner:
         assert isinstance(frame, Activation | BoundaryGradient)
         home = len(frame.route) if isinstance(frame, Activation) else -1
         ours = frame.owner == self._endpoint.peer_id and frame.stage == home and frame.sender == delivery.remote_id
+        ours = ours and frame.codec == self._codecs.between(frame.sender, frame.receiver)
         if not ours or not self.window.is_wanted(frame.plan, frame.work, frame.route):
             delivery.release()
             return
         try:
-            tensor = compression.decode(self._codec, delivery.payload, frame.shape)
+            tensor = compression.decode(frame.codec, delivery.payload, frame.shape)
         except ProtocolError as error:
             delivery.release()
             failed = HopFailed(work=frame.work, peer=delivery.remote_id, problem=error.problem)
@@ -207,7 +211,7 @@ class Owner:
     ) -> None:
         def job() -> tuple[float, memoryview]:
             loss_sum, gradient = self._ends.back(frame.work, hidden, began.labels, count=count)
-            return loss_sum, compression.encode(self._codec, gradient, gradient=True)
+            return loss_sum, compression.encode(frame.codec, gradient, gradient=True)
 
         whole = False
         try:

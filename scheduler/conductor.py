@@ -127,7 +127,7 @@ class Conductor:
             return 0.0
         config, line = self.office.config, max(1.0, min(facts.up_bytes_per_s, facts.down_bytes_per_s))
         values = config.microbatch_tokens * self.office.layout.hidden_size
-        return min(_MOST_SLACK_S, self.plan.window * encoded_bytes(config.numerics.boundary_codec, values) / line)
+        return min(_MOST_SLACK_S, self.plan.window * encoded_bytes(config.numerics.boundary_codecs[0], values) / line)
 
     # --- life ------------------------------------------------------------------------------------------------------
 

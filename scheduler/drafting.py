@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from scheduler.planner.codecs import codec_rows
 from scheduler.planner.evaluator import Evaluation, evaluate, reduce_fractions
 from scheduler.planner.instance import Assignment, Floats, Instance
+from swarm.config import RunConfig
 from swarm.errors import RunError
-from swarm.plan import Plan, StagePlan
+from swarm.model.layout import Layout
+from swarm.plan import Plan, StagePlan, ThinLine
+from swarm.wire.compression import encoded_bytes
 
 _LEAST_FRACTION = 1e-3
 """Of an all-reduce: whoever takes part reduces something."""
@@ -22,10 +27,19 @@ class Draft:
     Attributes:
         fingerprint: of the run.
         first_layer: of the trunk.
+        codecs: that boundary tensors may have, the finest first, and the bytes of a tensor with each.
     """
 
     fingerprint: str
     first_layer: int
+    codecs: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: RunConfig, layout: Layout) -> Draft:
+        """Of a run."""
+        values = config.microbatch_tokens * layout.hidden_size
+        codecs = {codec: float(encoded_bytes(codec, values)) for codec in config.numerics.boundary_codecs}
+        return cls(config.fingerprint, layout.trunk.first, codecs)
 
     def plan(
         self, instance: Instance, assignment: Assignment, *, number: int, first_step: int, standby: tuple[str, ...] = ()
@@ -54,7 +68,18 @@ class Draft:
             standby=tuple(sorted({*names[assignment.stage < 0].tolist(), *standby})),
             window=evaluation.window(len(owners.names), instance.work.global_batch),
             predicted_tokens_per_s=evaluation.tokens_per_s,
+            thin_lines=self._thin_lines(instance, assignment, evaluation),
         )
+
+    def _thin_lines(self, instance: Instance, assignment: Assignment, evaluation: Evaluation) -> tuple[ThinLine, ...]:
+        if len(self.codecs) < 2:
+            return ()
+        codecs = tuple(self.codecs)
+        hosts, owners = codec_rows(instance, assignment, evaluation, tuple(self.codecs.values()))
+        names = [*instance.hosts.names, *instance.owners.names]
+        has_part = [*(assignment.stage >= 0).tolist(), *[True] * len(owners)]
+        rows = zip(names, [*hosts.tolist(), *owners.tolist()], has_part, strict=True)
+        return tuple(ThinLine(peer=peer, codec=codecs[row]) for peer, row, is_used in rows if is_used and row)
 
     def _stages(self, instance: Instance, assignment: Assignment, evaluation: Evaluation) -> tuple[StagePlan, ...]:
         stages, first = [], self.first_layer

@@ -79,7 +79,8 @@ _COMMENTS = {
     "data": "How text becomes training windows.",
     "batch": "microbatch_sequences windows a microbatch; global_batch_microbatches a step, over all owners.",
     "optimizer": "adamw or sgd, linear warm-up, then a cosine.",
-    "numerics": "precision fp32, bf16; boundary_codec fp32, bf16, int8, int4, spectral; gradient_codec fp32, fp16.",
+    "numerics": "precision fp32, bf16; boundary_codec fp32, bf16, int8, int4, spectral, auto; gradient_codec fp32,"
+    " fp16.",
     "schedule": "How long the run is, and how often a checkpoint is kept.",
     "model": "Any decoder that transformers builds from a configuration with these keys.",
 }

@@ -195,7 +195,7 @@ class Node:
         if candidacy.run_is_paused:
             self._inherit_pause()
         ask = partial(_survey, office, self.wishes.num_stages)
-        draft = Draft(office.config.fingerprint, office.layout.trunk.first)
+        draft = Draft.of(office.config, office.layout)
         changes = PlanChanges(office.roster, draft, ask, self.wishes.planner, office.tell)
         return Conductor(
             office,

@@ -108,7 +108,7 @@ async def _opened_office(
     run_dir.tokenizer_of(config)
     model_layout = await asyncio.to_thread(layout_of, config, run_dir.layout)
     shape = (config.batch.microbatch_sequences, config.data.context_tokens, model_layout.hidden_size)
-    endpoint.become_member(standing.certificate, PayloadRules(shape, config.numerics.boundary_codec))
+    endpoint.become_member(standing.certificate, PayloadRules(shape, config.numerics.boundary_codecs))
     with contextlib.closing(AuditLog(run_dir.audit, config.fingerprint, config.to_json())) as log:
         yield Office(
             run_dir=run_dir,

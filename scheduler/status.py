@@ -173,5 +173,6 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         ],
         "owners": list(plan.owners),
         "window": plan.window,
+        "thin_lines": {line.peer: line.codec for line in plan.thin_lines},
         "predicted_tokens_per_s": plan.predicted_tokens_per_s,
     }

@@ -125,7 +125,7 @@ def work_of(config: RunConfig, layout: Layout, *, layer_state_bytes: int, graph_
         layer_state_bytes=float(layer_state_bytes),
         graph_bytes=float(graph_bytes),
         working_bytes=0.0,
-        raw_boundary_bytes=float(compression.encoded_bytes(numerics.boundary_codec, values)),
+        raw_boundary_bytes=float(compression.encoded_bytes(numerics.boundary_codecs[-1], values)),
         raw_gradient_bytes=float(_gradient_bytes(numerics.gradient_codec, largest)),
         raw_ends_gradient_bytes=float(_gradient_bytes(numerics.gradient_codec, layout.ends_parameters)),
         global_batch=batch.global_batch_microbatches,

@@ -157,14 +157,20 @@ class NumericsConfig:
     precision: str = "fp32"
     """`fp32` or `bf16` (mixed; master weights stay fp32)."""
     boundary_codec: str = "fp32"
-    """Boundary activations and their gradients on the wire: `fp32`, `bf16`, `int8`, `int4` or `spectral`."""
+    """Boundary activations and their gradients on the wire: `fp32`, `bf16`, `int8`, `int4` or `spectral`; `auto`
+    lets the planner choose between `bf16`, `int8` and `int4` for each line."""
     gradient_codec: str = "fp32"
     """Gradients in the all-reduce: `fp32` or `fp16`."""
 
     def __post_init__(self) -> None:
         _one_of("numerics", "precision", self.precision, ("fp32", "bf16"))
-        _one_of("numerics", "boundary_codec", self.boundary_codec, ("fp32", "bf16", "int8", "int4", "spectral"))
+        _one_of("numerics", "boundary_codec", self.boundary_codec, ("fp32", "bf16", "int8", "int4", "spectral", "auto"))
         _one_of("numerics", "gradient_codec", self.gradient_codec, ("fp32", "fp16"))
+
+    @property
+    def boundary_codecs(self) -> tuple[str, ...]:
+        """Those that boundary tensors may have, the finest first."""
+        return ("bf16", "int8", "int4") if self.boundary_codec == "auto" else (self.boundary_codec,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

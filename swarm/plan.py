@@ -35,6 +35,14 @@ class StagePlan:
         _positive(self.routing_weights, self.reduce_fractions)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThinLine:
+    """A peer's line that does not take the finest codec of the run, and the one that it takes."""
+
+    peer: str
+    codec: str
+
+
 @message(22)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -48,6 +56,7 @@ class Plan:
         standby: admitted hosts without a stage.
         window: microbatches an owner may have in flight.
         predicted_tokens_per_s: by the planner's own model.
+        thin_lines: boundary tensors from and to these peers are coarser.
     """
 
     number: int
@@ -59,6 +68,7 @@ class Plan:
     standby: tuple[str, ...]
     window: int
     predicted_tokens_per_s: float
+    thin_lines: tuple[ThinLine, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.stages or self.window < 1 or self.number < 1:
@@ -128,6 +138,7 @@ class Plan:
             owners=tuple(self.owners[number] for number in owners),
             owner_fractions=tuple(self.owner_fractions[number] for number in owners),
             standby=tuple(peer for peer in self.standby if peer not in lost),
+            thin_lines=tuple(line for line in self.thin_lines if line.peer not in lost),
         )
 
 

@@ -49,19 +49,20 @@ class PayloadRules:
 
     Args:
         shape: of a boundary activation, [sequences, tokens, hidden].
-        codec: of boundary tensors.
+        codecs: of boundary tensors.
     """
 
     shape: tuple[int, int, int]
-    codec: str
+    codecs: tuple[str, ...]
 
     def check(self, message: BoundaryTensor, payload_bytes: int) -> None:
         """Refuse a boundary tensor of another shape, codec or size; raises ProtocolError."""
-        if message.shape != self.shape or message.codec != self.codec:
+        if message.shape != self.shape or message.codec not in self.codecs:
+            ours = " or ".join(self.codecs)
             raise ProtocolError(
-                f"a boundary tensor is {message.codec} {message.shape}, this run's are {self.codec} {self.shape}",
+                f"a boundary tensor is {message.codec} {message.shape}, this run's are {ours} {self.shape}",
                 "run the same configuration everywhere",
             )
-        expected = compression.encoded_bytes(self.codec, math.prod(self.shape))
+        expected = compression.encoded_bytes(message.codec, math.prod(self.shape))
         if payload_bytes != expected:
             raise ProtocolError(f"a boundary tensor has {payload_bytes} bytes, not {expected}", "drop that peer")

@@ -38,7 +38,7 @@ class Net:
             )
             certificate = seal(self.admin, body)
         membership = Membership(FINGERPRINT, self.admin.public_key)
-        endpoint = Endpoint(transport, membership, fingerprint, certificate, PayloadRules(SHAPE, "fp32"))
+        endpoint = Endpoint(transport, membership, fingerprint, certificate, PayloadRules(SHAPE, ("fp32",)))
         await endpoint.start()
         self.endpoints.append(endpoint)
         return endpoint

@@ -199,3 +199,20 @@ def test_a_swarm_that_loses_hosts_gives_up_half_of_its_speed_for_two_hosts_a_sta
     target = swarm.replanning.target()
     assert target is not None
     assert min(len(stage.replicas) for stage in target.stages) == 2
+
+
+def test_the_plan_says_which_lines_take_coarse_tensors() -> None:
+    config = Run(
+        sections={
+            "data": {"context_tokens": 16},
+            "model": byte_llama(num_layers=6, width=32, context_tokens=16, num_heads=2, mlp_width=64),
+            "numerics": {"boundary_codec": "auto"},
+        }
+    ).config
+    swarm = Swarm(a=0.01, b=0.01)
+    swarm.hosts["b"] = capabilities(layer_seconds=0.01, up_bytes_per_s=40e3, down_bytes_per_s=1e9)
+    instance = survey(config, LAYOUT, swarm.hosts, swarm.owners, "s", 2).instance
+    assignment = Assignment(np.array([0, 1], dtype=np.int64), np.array([2, 2], dtype=np.int64))
+    plan = Draft.of(config, LAYOUT).plan(instance, assignment, number=1, first_step=0)
+    assert [(line.peer, line.codec) for line in plan.thin_lines] == [("b", "int4")]
+    assert not Draft(config.fingerprint, 1, {"bf16": 1.0}).plan(instance, assignment, number=1, first_step=0).thin_lines

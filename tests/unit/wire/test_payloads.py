@@ -21,7 +21,7 @@ def _tensor(
 @pytest.mark.parametrize("kind", [Activation, BoundaryGradient])
 @pytest.mark.parametrize("codec", ["fp32", "bf16", "int8", "int4"])
 def test_a_tensor_has_exactly_its_size(kind: type[Activation], codec: str) -> None:
-    rules = PayloadRules(SHAPE, codec)
+    rules = PayloadRules(SHAPE, ("fp32", "bf16", "int8", "int4"))
     size = encoded_bytes(codec, 2 * 8 * 16)
     rules.check(_tensor(kind, codec), size)
     for wrong in (0, size - 1, size + 1, 2 * size):
@@ -32,12 +32,12 @@ def test_a_tensor_has_exactly_its_size(kind: type[Activation], codec: str) -> No
 @pytest.mark.parametrize("shape", [(2, 8, 17), (1, 8, 16), (16, 8, 2), (2, 128), (2, 8, 16, 1), (256,)])
 def test_another_shape_is_refused_although_the_bytes_might_fit(shape: tuple[int, ...]) -> None:
     with pytest.raises(ProtocolError, match="this run's are"):
-        PayloadRules(SHAPE, "bf16").check(_tensor(Activation, shape=shape), 2 * 2 * 8 * 16)
+        PayloadRules(SHAPE, ("bf16",)).check(_tensor(Activation, shape=shape), 2 * 2 * 8 * 16)
 
 
 def test_another_codec_is_refused() -> None:
     with pytest.raises(ProtocolError, match="is fp32"):
-        PayloadRules(SHAPE, "bf16").check(_tensor(Activation, "fp32"), 4 * 2 * 8 * 16)
+        PayloadRules(SHAPE, ("bf16",)).check(_tensor(Activation, "fp32"), 4 * 2 * 8 * 16)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_another_codec_is_refused() -> None:
     ],
 )
 def test_other_messages_have_a_cap(message: object, allowed: int) -> None:
-    rules = PayloadRules(SHAPE, "fp32")
+    rules = PayloadRules(SHAPE, ("fp32",))
     check_payload(message, allowed, rules)
     with pytest.raises(ProtocolError, match=f"{allowed + 1} bytes where {allowed} are allowed"):
         check_payload(message, allowed + 1, rules)
