@@ -138,6 +138,8 @@ class Host:
         return on_plan and frame.sender == remote_id
 
     async def _forward(self, frame: Activation, hidden: Tensor, delivery: Delivery) -> None:
+        onward = self._onward(frame, frame.stage + 1)
+
         def job() -> memoryview:
             started_s = time.perf_counter()
             output = self._stage.forward(frame.work, hidden)
@@ -145,7 +147,6 @@ class Host:
                 self._forward_s = _mean(self._forward_s, time.perf_counter() - started_s)
             return compression.encode(onward.codec, output)
 
-        onward = self._onward(frame, frame.stage + 1)
         try:
             payload = await self._compute.run(Priority.FORWARD, job)
         except NonFinite as error:
@@ -159,6 +160,9 @@ class Host:
         await self._pass_on(onward, payload)
 
     async def _backward(self, frame: BoundaryGradient, gradient: Tensor, delivery: Delivery, *, count: bool) -> None:
+        onward = self._onward(frame, frame.stage - 1)
+        whole = False
+
         def job() -> memoryview:
             started_s = time.perf_counter()
             input_gradient = self._stage.backward(frame.work, gradient, count=count)
@@ -166,8 +170,6 @@ class Host:
                 self._backward_s = _mean(self._backward_s, time.perf_counter() - started_s)
             return compression.encode(onward.codec, input_gradient, gradient=True)
 
-        onward = self._onward(frame, frame.stage - 1)
-        whole = False
         try:
             payload = await self._compute.run(Priority.BACKWARD, job)
             whole = True

@@ -145,11 +145,12 @@ class Owner:
         ids, labels = microbatch(self._shard.train_tokens, self._config, self._seed, admission.cursor)
         self._on_the_way[work.step, work.lease] = _OnTheWay(torch.from_numpy(labels), time.monotonic())
 
+        codec = self._codecs.between(self._endpoint.peer_id, admission.route[0])
+
         def job() -> tuple[memoryview, tuple[int, ...]]:
             hidden = self._ends.front(work, torch.from_numpy(ids))
             return compression.encode(codec, hidden), tuple(hidden.shape)
 
-        codec = self._codecs.between(self._endpoint.peer_id, admission.route[0])
         try:
             payload, shape = await self._compute.run(Priority.FORWARD, job)
         except NonFinite as error:
