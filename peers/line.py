@@ -27,11 +27,16 @@ class LineWatch:
     round_trip_s: float = 0.0
     _doubts: int = field(default=0)
 
-    def glance(self, duration_s: float) -> bool:
-        """Take in how long a glance took; whether the line has to be measured anew."""
+    def glance(self, duration_s: float, moved_bytes: int = GLANCE_BYTES) -> bool:
+        """Take in how long a glance took; whether the line has to be measured anew.
+
+        Args:
+            moved_bytes: that went over the line meanwhile, the glance's own among them: training shares the line.
+        """
         rate = GLANCE_BYTES / max(duration_s, 1e-9)
+        all_rate = max(moved_bytes, GLANCE_BYTES) / max(duration_s, 1e-9)
         patience_s = max(_SLOW_S, SLOW_START_ROUND_TRIPS * self.round_trip_s)
-        slower = duration_s > patience_s and _MUCH * rate < self.bytes_per_s
+        slower = duration_s > patience_s and _MUCH * all_rate < self.bytes_per_s
         faster = rate > _MUCH * self.bytes_per_s
         self._doubts = self._doubts + 1 if slower or faster else 0
         return self._doubts >= _IN_A_ROW

@@ -78,7 +78,8 @@ class Owner:
         staleness = place.config.schedule.staleness
         self.window = Window(place.peer_id, plan, plan.first_step, next_cursor, staleness)
         self._on_the_way: dict[tuple[int, Lease], _OnTheWay] = {}
-        self._round_trip = Deadline(floor_s=OVERDUE_FLOOR_S, first_s=4 * OVERDUE_FLOOR_S)
+        self._round_trip = Deadline()
+        self._expect()
         self._is_waking = False
         self._tasks = TaskSet()
         self._tasks.start(self._watch_overdue())
@@ -90,6 +91,13 @@ class Owner:
         """A newer plan holds from the step that is open."""
         self.window.adopt(plan)
         self._codecs = LinkCodecs.of(self._config.numerics.boundary_codecs, plan)
+        self._expect()
+
+    def _expect(self) -> None:
+        """On thin lines a window takes long by itself: to send it again would only make it longer."""
+        expected_s = self.window.expected_s(self._config.microbatch_tokens)
+        self._round_trip.floor_s = max(OVERDUE_FLOOR_S, 2 * expected_s)
+        self._round_trip.first_s = 4 * self._round_trip.floor_s
 
     def handle(self, order: WindowOrder) -> None:
         """Carry out one order of the leader."""

@@ -165,6 +165,7 @@ class Peer:
             self.layout,
             self.addresses,
             self.keepsake,
+            self.traffic,
             self.say,
             obeyed=lambda: self.leader,
             is_cut_off=lambda: self.is_cut_off,

@@ -28,6 +28,7 @@ from swarm.model.layout import Layout
 from swarm.net.directory import LIFETIME_S, Directory, expiry
 from swarm.net.endpoint import Endpoint
 from swarm.net.introduction import ask, refuse_twin
+from swarm.net.traffic import Traffic
 from swarm.training.compute import Compute, Priority
 from swarm.training.device import Device
 from swarm.wire.messages import Announce, Capabilities, LeaderRecord, Link, PeerRecord
@@ -64,6 +65,7 @@ class Presence:
     layout: Layout
     addresses: tuple[str, ...]
     keepsake: Keepsake
+    traffic: Traffic
     say: Callable[[str], None]
     obeyed: Callable[[], str]
     is_cut_off: Callable[[], bool]
@@ -89,7 +91,7 @@ class Presence:
             self.say("measuring both ends of the run's model")
             ends_s = await compute.run(Priority.STEP, measure_ends, config, self.layout, self.device)
         to_leader, down_bytes_per_s = await self._measure_way_to_leader()
-        links = await measure_links(self.endpoint, await self.directory.read(PeerRecord))
+        links = await measure_links(self.endpoint, await self.directory.read(PeerRecord), self.traffic)
         return Capabilities(
             roles=self.roles,
             addresses=self.addresses,
@@ -111,8 +113,8 @@ class Presence:
             leader = self._found = await self._find_leader()
             self.say("measuring the way to the scheduler and to other hosts")
             try:
-                link = await measure_link(self.endpoint, leader)
-                return link, await measure_downlink(self.endpoint, leader, link.round_trip_s)
+                link = await measure_link(self.endpoint, leader, self.traffic)
+                return link, await measure_downlink(self.endpoint, leader, link.round_trip_s, self.traffic)
             except NetworkError:
                 if time.monotonic() > deadline_s:
                     raise
@@ -201,11 +203,13 @@ class Presence:
                 answer = await ask(self.endpoint, self._leader)
                 if answer is not None and answer.gap.is_off:
                     self.say(f"{answer.gap.problem}: until they agree, others may not find this peer")
-                up_s, down_s = await glance(self.endpoint, self._leader)
-            if not (up.glance(up_s) | down.glance(down_s)):
+                there, back = await glance(self.endpoint, self._leader, self.traffic)
+            is_doubted = up.glance(there.duration_s, there.moved_bytes)
+            is_doubted |= down.glance(back.duration_s, back.moved_bytes)
+            if not is_doubted:
                 return known
-            link = await measure_link(self.endpoint, self._leader)
-            down_bytes_per_s = await measure_downlink(self.endpoint, self._leader, link.round_trip_s)
+            link = await measure_link(self.endpoint, self._leader, self.traffic)
+            down_bytes_per_s = await measure_downlink(self.endpoint, self._leader, link.round_trip_s, self.traffic)
         except (SwarmError, TimeoutError):
             return known
         is_new = up.measured(within(self.node.up_bytes_per_s, link.bytes_per_s))

@@ -16,6 +16,7 @@ from swarm.errors import MachineLimit, SwarmError
 from swarm.model.layout import Layout
 from swarm.model.spans import LayerSpan
 from swarm.net.endpoint import Endpoint
+from swarm.net.traffic import Traffic
 from swarm.net.transport import TENSORS
 from swarm.training.device import Device
 from swarm.training.stage import EndsStage, TrunkStage
@@ -162,8 +163,11 @@ def require_room(costs: LayerCosts, free_bytes: int) -> None:
 # --- lines ---------------------------------------------------------------------------------------------------------
 
 
-async def measure_link(endpoint: Endpoint, peer: str) -> Link:
+async def measure_link(endpoint: Endpoint, peer: str, traffic: Traffic) -> Link:
     """The way to another peer.
+
+    Args:
+        traffic: ours: what training sends meanwhile is part of what the line carries.
 
     Raises:
         SwarmError: the peer cannot be reached, or does not answer.
@@ -177,46 +181,57 @@ async def measure_link(endpoint: Endpoint, peer: str) -> Link:
         await endpoint.request(peer, SpeedProbe(), bytes(num_bytes))
 
     await transfer(1)
-    return Link(peer=peer, round_trip_s=round_trip_s, bytes_per_s=await _rate(transfer, round_trip_s))
+    rate = await _rate(transfer, round_trip_s, lambda: traffic.sent_bytes)
+    return Link(peer=peer, round_trip_s=round_trip_s, bytes_per_s=rate)
 
 
-async def measure_downlink(endpoint: Endpoint, peer: str, round_trip_s: float) -> float:
-    """Bytes/s from another peer; errors as `measure_link`."""
+async def measure_downlink(endpoint: Endpoint, peer: str, round_trip_s: float, traffic: Traffic) -> float:
+    """Bytes/s from another peer; arguments and errors as `measure_link`."""
 
     async def transfer(num_bytes: int) -> None:
         await endpoint.request(peer, WantProbe(num_bytes=num_bytes), lane=TENSORS)
 
-    return await _rate(transfer, round_trip_s)
+    return await _rate(transfer, round_trip_s, lambda: traffic.received_bytes)
 
 
-async def _rate(transfer: _Transfer, round_trip_s: float) -> float:
+async def _rate(transfer: _Transfer, round_trip_s: float, moved_bytes: Callable[[], int]) -> float:
     """Bytes/s: transfers grow until one takes long enough; the way itself is not part of the rate."""
     num_bytes = _FIRST_PROBE_BYTES
     long_enough_s = max(_LONG_ENOUGH_S, SLOW_START_ROUND_TRIPS * round_trip_s)
     while True:
-        started_s = time.perf_counter()
+        started_s, before_bytes = time.perf_counter(), moved_bytes()
         await transfer(num_bytes)
         duration_s = time.perf_counter() - started_s
         if duration_s >= long_enough_s or num_bytes >= _MAX_PROBE_BYTES:
-            return num_bytes / max(duration_s - round_trip_s, duration_s / 10)
+            moved = max(num_bytes, moved_bytes() - before_bytes)
+            return moved / max(duration_s - round_trip_s, duration_s / 10)
         num_bytes = min(4 * num_bytes, _MAX_PROBE_BYTES)
 
 
-async def glance(endpoint: Endpoint, peer: str) -> tuple[float, float]:
-    """Seconds of one short transfer to a peer, and of one back; errors as `measure_link`."""
-    started_s = time.perf_counter()
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """One short transfer in one direction: how long it took, and what went over the line meanwhile, itself included."""
+
+    duration_s: float
+    moved_bytes: int
+
+
+async def glance(endpoint: Endpoint, peer: str, traffic: Traffic) -> tuple[Glance, Glance]:
+    """To a peer, and back from it; arguments and errors as `measure_link`."""
+    started_s, sent_bytes = time.perf_counter(), traffic.sent_bytes
     await endpoint.request(peer, SpeedProbe(), bytes(GLANCE_BYTES))
-    turned_s = time.perf_counter()
+    there = Glance(time.perf_counter() - started_s, traffic.sent_bytes - sent_bytes)
+    started_s, received_bytes = time.perf_counter(), traffic.received_bytes
     await endpoint.request(peer, WantProbe(num_bytes=GLANCE_BYTES), lane=TENSORS)
-    return turned_s - started_s, time.perf_counter() - turned_s
+    return there, Glance(time.perf_counter() - started_s, traffic.received_bytes - received_bytes)
 
 
-async def measure_links(endpoint: Endpoint, records: Mapping[str, PeerRecord]) -> list[Link]:
+async def measure_links(endpoint: Endpoint, records: Mapping[str, PeerRecord], traffic: Traffic) -> list[Link]:
     """Ways to a few other hosts: those that the fewest have measured so far."""
     links = []
     for peer in _least_known(endpoint.peer_id, {peer: record.capabilities for peer, record in records.items()}):
         try:
-            links.append(await measure_link(endpoint, peer))
+            links.append(await measure_link(endpoint, peer, traffic))
         except SwarmError:
             continue  # the record may outlive its peer
     return links

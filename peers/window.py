@@ -209,6 +209,15 @@ class Window:
         if not self._items:
             self.router = self._new_router(self.router.lost)
 
+    def expected_s(self, microbatch_tokens: int) -> float:
+        """How long a microbatch is on its way while windows are full, by the plan's own prediction; 0 without one.
+
+        Source: Little's law.
+        """
+        if not self.plan.predicted_tokens_per_s:
+            return 0.0
+        return len(self.plan.owners) * self.plan.window * microbatch_tokens / self.plan.predicted_tokens_per_s
+
     def cursor_of(self, work: Work) -> int | None:
         """The sample of an attempt that is still wanted."""
         item = self._current(work)

@@ -36,6 +36,13 @@ def test_what_a_long_way_takes_anyway_says_nothing_against_a_line() -> None:
     assert watch.glance(1.1)
 
 
+def test_a_line_that_training_shares_is_not_slow() -> None:
+    watch = LineWatch(1e6)
+    assert not any(watch.glance(1.0, moved_bytes=900_000) for _ in range(10))
+    assert not watch.glance(1.0, moved_bytes=300_000)
+    assert watch.glance(1.0, moved_bytes=300_000)
+
+
 def test_a_line_that_is_fast_again_is_measured_too() -> None:
     watch = LineWatch(250e3)
     assert not watch.glance(GLANCE_BYTES / FAST)

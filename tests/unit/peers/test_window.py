@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -276,3 +277,10 @@ def test_no_cursor_is_used_twice(seed: int) -> None:
         spent += done.values()
     assert len(set(spent)) == len(spent)
     assert set(spent) <= set(range(desk.next_cursor))
+
+
+def test_how_long_a_microbatch_takes_follows_from_the_plan() -> None:
+    desk = window()
+    assert desk.expected_s(64) == 0.0, "a plan that predicts nothing"
+    desk.plan = replace(PLAN, predicted_tokens_per_s=32.0, owners=("o", "p"), owner_fractions=(0.5, 0.5))
+    assert desk.expected_s(64) == 2 * 2 * 64 / 32.0
