@@ -39,6 +39,8 @@ from swarm.wire.messages import (
 
 OVERDUE_FLOOR_S = 5.0
 """A microbatch is never sent again sooner: on a busy machine a hop may take seconds."""
+_MOST_EXPECTED_S = 30.0
+"""Whatever the plan predicts: it may be wrong, and a peer that swallows microbatches has to be noticed."""
 _CHECK_S = 1.0
 
 WindowOrder = GrantLeases | ReplayWork | PeersLost
@@ -95,7 +97,7 @@ class Owner:
 
     def _expect(self) -> None:
         """On thin lines a window takes long by itself: to send it again would only make it longer."""
-        expected_s = self.window.expected_s(self._config.microbatch_tokens)
+        expected_s = min(_MOST_EXPECTED_S, self.window.expected_s(self._config.microbatch_tokens))
         self._round_trip.floor_s = max(OVERDUE_FLOOR_S, 2 * expected_s)
         self._round_trip.first_s = 4 * self._round_trip.floor_s
 
