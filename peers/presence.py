@@ -204,9 +204,9 @@ class Presence:
                 if answer is not None and answer.gap.is_off:
                     self.say(f"{answer.gap.problem}: until they agree, others may not find this peer")
                 there, back = await glance(self.endpoint, self._leader, self.traffic)
-            is_doubted = up.glance(there.duration_s, there.moved_bytes)
-            is_doubted |= down.glance(back.duration_s, back.moved_bytes)
-            if not is_doubted:
+            must_measure = up.glance(there.duration_s, there.moved_bytes)
+            must_measure |= down.glance(back.duration_s, back.moved_bytes)
+            if not must_measure:
                 return known
             link = await measure_link(self.endpoint, self._leader, self.traffic)
             down_bytes_per_s = await measure_downlink(self.endpoint, self._leader, link.round_trip_s, self.traffic)

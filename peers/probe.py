@@ -167,7 +167,8 @@ async def measure_link(endpoint: Endpoint, peer: str, traffic: Traffic) -> Link:
     """The way to another peer.
 
     Args:
-        traffic: ours: what training sends meanwhile is part of what the line carries.
+        traffic: ours: what training sends meanwhile is part of what the line carries. What waits in the daemon counts
+            as sent, so that a burst makes the line look wider, not thinner.
 
     Raises:
         SwarmError: the peer cannot be reached, or does not answer.

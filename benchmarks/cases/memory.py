@@ -75,8 +75,29 @@ def run(options: Options) -> Result:
     Raises:
         RunError: a process ended too early.
     """
-    folder = Path(tempfile.mkdtemp(prefix="swarm-memory-"))
     values = _run_values(options)
+    with tempfile.TemporaryDirectory(prefix="swarm-memory-") as folder:
+        before_bytes, samples, facts = _train(Path(folder), values, options)
+    host_facts = next(each for each in facts["peers"].values() if "host" in each["roles"])
+    layers_bytes = options.layers * host_facts["layer_bytes"]
+    graphs_bytes = options.layers * host_facts["graph_bytes"] * facts["plan"]["window"]
+    predicted = before_bytes + layers_bytes + graphs_bytes
+    measured = statistics.median(samples)
+    metrics = {
+        "predicted_bytes": predicted,
+        "measured_bytes": measured,
+        "peak_bytes": max(samples),
+        "measured_over_predicted": measured / predicted,
+        "peak_over_predicted": max(samples) / predicted,
+        "before_bytes": before_bytes,
+        "layers_bytes": layers_bytes,
+        "graphs_bytes": graphs_bytes,
+    }
+    return Result.measured("memory", options, metrics, {"resident_bytes": samples}, run=values)
+
+
+def _train(folder: Path, values: dict[str, Any], options: Options) -> tuple[int, list[float], dict[str, Any]]:
+    """The host's resident set before it gets layers, samples of it while it trains, and the run's status then."""
     shards = write_random_shards(folder / "text", options.seed, 1, 200_000)
     with Fleet(folder / "fleet", values, shards, num_hosts=1, num_stages=1) as fleet:
         host = fleet.programs["host-0"]
@@ -85,23 +106,7 @@ def run(options: Options) -> Result:
         fleet.wait_step(WARMUP_STEPS, LIMIT_S)
         with _Watch(host.process.pid) as watch:
             fleet.wait_step(WARMUP_STEPS + options.steps, LIMIT_S)
-        facts = json.loads(RunDir(fleet.run_dir).status.read_bytes())
-    host_facts = next(each for each in facts["peers"].values() if "host" in each["roles"])
-    layers_bytes = options.layers * host_facts["layer_bytes"]
-    graphs_bytes = options.layers * host_facts["graph_bytes"] * min(facts["plan"]["window"], GLOBAL_BATCH)
-    predicted = before_bytes + layers_bytes + graphs_bytes
-    measured = statistics.median(watch.samples)
-    metrics = {
-        "predicted_bytes": predicted,
-        "measured_bytes": measured,
-        "peak_bytes": max(watch.samples),
-        "measured_over_predicted": measured / predicted,
-        "peak_over_predicted": max(watch.samples) / predicted,
-        "before_bytes": before_bytes,
-        "layers_bytes": layers_bytes,
-        "graphs_bytes": graphs_bytes,
-    }
-    return Result.measured("memory", options, metrics, {"resident_bytes": watch.samples}, run=values)
+        return before_bytes, watch.samples, json.loads(RunDir(fleet.run_dir).status.read_bytes())
 
 
 def _run_values(options: Options) -> dict[str, Any]:

@@ -50,6 +50,17 @@ def test_memory_limits_what_is_in_flight() -> None:
         evaluate(four_hosts(memory_bytes=109.0), PLAN)
 
 
+def test_windows_are_some_fills_as_far_as_memory_goes() -> None:
+    # Ten microbatches a second, 0.81 s through the pipeline: 8.1 fill it, and there is memory for four times as many.
+    assert evaluate(four_hosts(), PLAN).window(1, 100) == 33
+    assert evaluate(four_hosts(), PLAN).window(2, 100) == 17
+    assert evaluate(four_hosts(), PLAN).window(1, 20) == 20, "no more than a step has"
+    # A slot in each host: what memory lets through fills the pipeline once, and nothing is to spare.
+    short = evaluate(four_hosts(memory_bytes=110.0), PLAN)
+    assert short.spare_fills == pytest.approx(1.0)
+    assert short.window(1, 100) == 3
+
+
 def test_an_empty_stage_is_no_plan() -> None:
     with pytest.raises(RunError, match="S700"):
         evaluate(four_hosts(), Assignment(np.array([0, 0, 0, -1]), np.array([1, 1])))
