@@ -28,6 +28,7 @@ def test_the_network_splits_in_halves(tmp_path: Path, lasts_s: float) -> None:
     """Row 6: the leader is left with a minority, so it pauses; the standby goes on with the others. One history."""
     with trial(tmp_path, hosts=3, stages=1, owners=2, standbys=1, line=Line()) as running:
         rig, lines = running.rig, running.campaign.lines
+        running.until("everybody in the plan", lambda: rig.last_members == (3, 2), BACK_S)  # its members elect
         minority = [LEADER, "host-0", "owner-0"]
         majority = [name for name in rig.fleet.programs if name not in minority]
         began_s = time.time()
