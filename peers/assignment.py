@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from peers.archive import NO_ROUND
@@ -64,7 +64,8 @@ class Assignment:
         self._members: dict[Span, GroupMember] = {}
         self._loads: dict[Span, Loading] = {}
         self._regrouped = Regroup(term=0, num_steps=0, key=RoundKey(0, 0), grad_norm=0.0, share=False)
-        self._stages: dict[Span, TrunkStage | EndsStage] = {}
+        self._left: dict[Span, tuple[int, TrunkStage | EndsStage]] = {}
+        """Stages of groups that we are not in any more, and the steps that they have seen."""
         self._host: Host | None = None
         self._owner: Owner | None = None
         self._early: list[Delivery] = []
@@ -84,8 +85,7 @@ class Assignment:
         spans = plan.spans_of(self._place.peer_id)
         if self.plan is None and not spans:
             self._say("standing by: the plan has no stage for this peer")
-        for span in set(self._members) - spans:
-            await self._leave(span)
+        left = {span: (plan.first_step, await self._leave(span)) for span in set(self._members) - spans}
         for span, member in self._members.items():
             group = plan.group_of(span)
             assert group is not None
@@ -95,7 +95,10 @@ class Assignment:
                 part.adopt(plan)
         for span in sorted(spans - set(self._members)):
             await self._begin(plan, span)
-        await self._drop_loads()  # for a plan that is here now, or never comes
+        await self._end_loads(spans)
+        for loading in self._loads.values():
+            loading.adopt(plan)
+        self._left = {span: stage for span, stage in left.items() if (self._place.peer_id, span) in plan.shadows}
         self.plan = self.newest_plan = plan  # frames of it had to wait until here
         early, self._early = self._early, []
         for delivery in early:
@@ -110,18 +113,20 @@ class Assignment:
         """Leave every group, and whatever was under way; what is on the disk stays."""
         for span in list(self._members):
             await self._leave(span)
-        await self._drop_loads()
+        await self._end_loads(set(self._loads))
         for delivery in self._early:
             delivery.release()
         self._early.clear()
         self._place.shelf.clear()
-        self._stages.clear()
+        self._left.clear()
         self.plan = None
 
-    async def _drop_loads(self) -> None:
-        for loading in self._loads.values():
-            await loading.close()
-        self._loads.clear()
+    async def _end_loads(self, spans: Iterable[Span]) -> None:
+        """Forget what was loaded of these; the leader says if that of others is needed no more."""
+        for span in spans:
+            loading = self._loads.pop(span, None)
+            if loading is not None:
+                await loading.close()
 
     async def _regroup(self, order: Regroup) -> None:
         """A leader begins: whatever was under way is void, and our groups go to the state it names."""
@@ -129,9 +134,11 @@ class Assignment:
         for part in (self._host, self._owner):  # before anything else is counted
             if part is not None:
                 await part.close()
-        there = {span: member.stage for span, member in members.items() if await member.regroup(order)}
+        there = {
+            span: (order.num_steps, member.stage) for span, member in members.items() if await member.regroup(order)
+        }
         await self.rest()
-        self._stages = there
+        self._left = there
         self._regrouped = order
         await self._place.archive.rewind(order.num_steps)
         if order.share:
@@ -142,9 +149,10 @@ class Assignment:
         place = self._place
         held = {(each.first_layer, each.last_layer) for each in await place.archive.holdings()}
         trunk: dict[str, bytes] = {}
-        for span in sorted(held | set(self._stages)):
+        for span in sorted(held | set(self._left)):
             build = partial(self._build, span)
-            stage = self._stages.get(span) or await place.archive.rebuild(span, order.num_steps, order.grad_norm, build)
+            _, stage = self._left.get(span, (0, None))
+            stage = stage or await place.archive.rebuild(span, order.num_steps, order.grad_norm, build)
             if stage is None:
                 continue
             parts = await place.compute.run(Priority.STEP, stage.snapshot)
@@ -192,8 +200,9 @@ class Assignment:
             raise RunError("the leader never asked for it", "report this as a bug")
         return await loading.reached(num_steps)
 
-    async def _leave(self, span: Span) -> None:
-        self._members.pop(span).close()
+    async def _leave(self, span: Span) -> TrunkStage | EndsStage:
+        member = self._members.pop(span)
+        await member.close()
         if span == ENDS and self._owner is not None:
             await self._owner.close()
             self._past_tokens += self._owner.computed_tokens
@@ -202,6 +211,7 @@ class Assignment:
             await self._host.close()
             self._past_tokens += self._host.computed_tokens
             self._host = None
+        return member.stage
 
     # --- orders ----------------------------------------------------------------------------------------------------
 
@@ -246,10 +256,14 @@ class Assignment:
                 return
             await old.close()
         self._say(f"getting {_in_words(span)} ready")
-        stage, grad_norm = None, 0.0
-        if order.num_steps == self._regrouped.num_steps:
-            stage, grad_norm = self._stages.pop(span, None), self._regrouped.grad_norm
-        self._loads[span] = Loading(order, self._place, stage, grad_norm)
+        num_steps, stage = self._left.pop(span, (-1, None))
+        self._loads[span] = Loading(
+            order,
+            self._place,
+            stage if num_steps == order.num_steps else None,
+            self._regrouped.grad_norm if order.num_steps == self._regrouped.num_steps else 0.0,
+            is_shadow=self.plan is not None and (self._place.peer_id, span) in self.plan.shadows,
+        )
 
     def _on_step(self, span: Span) -> None:
         if span == ENDS:
@@ -346,7 +360,10 @@ class Assignment:
     @property
     def loading(self) -> tuple[str, ...]:
         """What we get ready, for people."""
-        return tuple(f"{_in_words(span)} (step {loading.num_steps})" for span, loading in self._loads.items())
+        return tuple(
+            f"{_in_words(span)}{' as a copy' if loading.is_shadow else ''} (step {loading.num_steps})"
+            for span, loading in self._loads.items()
+        )
 
     @property
     def status(self) -> str:

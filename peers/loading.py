@@ -3,24 +3,29 @@
     FETCHING   the state after some step, from whoever keeps a copy
     FOLLOWING  the average of each step that was committed since, applied as the group applied it
 
-Whoever applies the same averages to the same state holds the same weights, bit by bit.
+Whoever applies the same averages to the same state holds the same weights, bit by bit. A shadow follows until it is
+needed, and keeps what it follows on its disk: if its group is gone, that is where the run goes on from.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 
+from peers.archive import NO_ROUND
 from peers.workplace import Workplace
 from swarm.errors import CheckpointCorrupt, RunError, SwarmError
 from swarm.limits import limit_of
 from swarm.model.parts import Kind, parts_of
 from swarm.model.spans import ENDS, LayerSpan, Span
 from swarm.net.state import StateFetch
+from swarm.plan import Plan
 from swarm.training.checkpoint import read_parts
 from swarm.training.compute import Priority
 from swarm.training.stage import EndsStage, TrunkStage
-from swarm.wire.messages import FollowStep, GroupLoaded, GroupNotLoaded, PrepareGroup
+from swarm.wire.digest import square_norm_of
+from swarm.wire.messages import FollowStep, GroupLoaded, GroupNotLoaded, PrepareGroup, RoundKey
 
 _PATIENCE_S = 60.0
 """Without a new part for so long, donors are given up."""
@@ -38,6 +43,7 @@ class Loading:
         place: where it happens.
         stage: where this peer holds that very state already.
         grad_norm: of the whole model in the last step before that state, where our disk may not know it.
+        is_shadow: the plan that holds has us keep this state beside our own.
     """
 
     def __init__(
@@ -46,16 +52,22 @@ class Loading:
         place: Workplace,
         stage: TrunkStage | EndsStage | None = None,
         grad_norm: float = 0.0,
+        *,
+        is_shadow: bool = False,
     ) -> None:
         self.transfer = order.transfer
         self.span: Span = (order.first_layer, order.last_layer)
         self.next_cursor = order.next_cursor
+        self.is_shadow = is_shadow
         self._order = order
+        self._donors = order.donors
         self._place = place
-        self._norms: dict[int, float] = {}
+        self._followed: dict[int, FollowStep] = {}
         self._changed = asyncio.Event()
         self._stage = stage
         self._grad_norm = grad_norm
+        self._key = NO_ROUND
+        """Of the round that led to what we hold, as far as it is known."""
         self.num_steps = 0
         self._problem: SwarmError | None = None
         self._task = asyncio.create_task(self._run())
@@ -63,8 +75,14 @@ class Loading:
 
     def follow(self, order: FollowStep) -> None:
         """A step was committed."""
-        self._norms[order.step] = order.grad_norm
+        self._followed[order.step] = order
         self._changed.set()
+
+    def adopt(self, plan: Plan) -> None:
+        """Another plan holds: others have what we need, too."""
+        there = {peer for group in plan.groups for peer in group}
+        self._donors = tuple(sorted(plan.members_with(self.span) | (there & set(self._donors))))
+        self.is_shadow = (self._place.peer_id, self.span) in plan.shadows
 
     async def reached(self, num_steps: int) -> TrunkStage | EndsStage:
         """The stage, as soon as it has seen so many steps.
@@ -108,10 +126,10 @@ class Loading:
             await self._arrived(num_steps)
             while True:
                 step = self.num_steps
-                while step not in self._norms:
+                while step not in self._followed:
                     self._changed.clear()
                     await self._changed.wait()
-                await self._follow(step, self._norms.pop(step))
+                await self._follow(self._followed.pop(step))
         except SwarmError as error:
             self._give_up(error)
 
@@ -138,12 +156,27 @@ class Loading:
             return EndsStage(self._place.config, self._place.device, self._place.keep_bytes)
         return TrunkStage(self._place.config, self._place.device, LayerSpan(*self.span), self._place.keep_bytes)
 
-    async def _follow(self, step: int, grad_norm: float) -> None:
+    async def _follow(self, done: FollowStep) -> None:
         assert self._stage is not None
-        parts = await self._fetch(step + 1, self._names("gradient"), [])
+        parts = await self._fetch(done.step + 1, self._names("gradient"), [])
         average = self._stage.in_order(read_parts(parts, "gradient"))
-        await self._place.compute.run(Priority.STEP, self._stage.apply, step, average, grad_norm)
-        await self._arrived(step + 1)
+        if self.is_shadow:
+            await self._keep(done, parts, await asyncio.to_thread(square_norm_of, average))
+        # A shadow's steps wait their turn; those of a mover may be what its group waits for.
+        priority = Priority.FORWARD if self.is_shadow else Priority.STEP
+        await self._place.compute.run(priority, self._stage.apply, done.step, average, done.grad_norm)
+        await self._arrived(done.step + 1)
+
+    async def _keep(self, done: FollowStep, parts: Mapping[str, bytes], square_norm: float) -> None:
+        """On our disk, before we say that we have it."""
+        archive, key = self._place.archive, RoundKey(done.term, done.round)
+        if archive.begins(self.span, done.step) or archive.wants_snapshot(self.span):
+            assert self._stage is not None
+            copy = await self._place.compute.run(Priority.FORWARD, self._stage.snapshot)
+            archive.snapshot(self.span, done.step, self._key, copy)
+        await archive.averaged(self.span, done.step, key, parts, square_norm, b"")
+        archive.committed(self.span, done.step, key, done.grad_norm)
+        self._key = key
 
     async def _arrived(self, num_steps: int) -> None:
         assert self._stage is not None
@@ -164,14 +197,13 @@ class Loading:
     async def _fetch(self, num_steps: int, required: list[str], optional: list[str]) -> dict[str, bytes]:
         """Donors may not have applied the step yet, or may be gone: ask again while anything comes."""
         fetch = StateFetch(self._place.endpoint, num_steps, required, self._place.layout.most_part_bytes, optional)
-        donors = [peer for peer in self._order.donors if peer != self._place.peer_id]
         num_parts, since_s, pause_s = 0, time.monotonic(), _FIRST_RETRY_S
         answered_s = since_s
         while True:
             own = self._place.shelf.parts(self.span == ENDS, num_steps)
             fetch.parts |= {name: own[name] for name in (*required, *optional) if name in own}
             try:
-                return await fetch.run(donors)
+                return await fetch.run([peer for peer in self._donors if peer != self._place.peer_id])
             except CheckpointCorrupt:
                 raise
             except SwarmError:

@@ -120,9 +120,10 @@ class GroupMember:
         else:
             await self._commit(order)
 
-    def close(self) -> None:
-        """Stop, in whatever state; what was committed is still vouched for."""
+    async def close(self) -> None:
+        """Stop, in whatever state; what was committed is vouched for, and nobody uses the stage any more."""
         self._drop_round()
+        await self._vouched()
 
     async def _close(self, order: CloseStep) -> None:
         while self._counting[order.step]:

@@ -24,6 +24,8 @@ from scheduler.instructions import (
     Record,
     Regroup,
     Send,
+    ShadowIsCurrent,
+    ShadowIsGone,
 )
 from scheduler.office import Office
 from scheduler.own_checkpoint import OwnCheckpoint
@@ -262,6 +264,10 @@ class Conductor:
                 case Applied(checkpoint=True):
                     assert self._leader is not None
                     self._collector.start(instruction, frozenset(self._leader.lost), self._leader.cursors)
+                case ShadowIsCurrent(peer, span):
+                    self.changes.shadow_is_current(peer, span)
+                case ShadowIsGone(peer, span, problem):
+                    self.changes.shadow_is_gone(peer, span, problem)
                 case PlanChangeOff(problem, culprit):
                     self.changes.called_off(problem, culprit)
                 case Halt() | Regroup() | Finish():
@@ -304,6 +310,7 @@ class Conductor:
             return
         target = self.changes.target()
         if target is None:
+            self._leader.load_shadows()
             return
         if self._leader.propose(target):
             self.changes.proposed()

@@ -42,13 +42,21 @@ class Draft:
         return cls(config.fingerprint, layout.trunk.first, codecs)
 
     def plan(
-        self, instance: Instance, assignment: Assignment, *, number: int, first_step: int, standby: tuple[str, ...] = ()
+        self,
+        instance: Instance,
+        assignment: Assignment,
+        *,
+        number: int,
+        first_step: int,
+        standby: tuple[str, ...] = (),
+        shadows: Mapping[str, int] | None = None,
     ) -> Plan:
         """Write a plan down.
 
         Args:
             assignment: hosts without a stage in it stand by.
             standby: peers that stand by and are not in `instance`.
+            shadows: by host, the stage of which it keeps a copy beside its own.
 
         Raises:
             ModelTooLarge, RunError: as `evaluate`.
@@ -62,7 +70,7 @@ class Draft:
             number=number,
             fingerprint=self.fingerprint,
             first_step=first_step,
-            stages=self._stages(instance, assignment, evaluation),
+            stages=self._stages(instance, assignment, evaluation, shadows or {}),
             owners=owners.names,
             owner_fractions=_fractions(np.minimum(owners.up_bytes_per_s, owners.down_bytes_per_s)),
             standby=tuple(sorted({*names[assignment.stage < 0].tolist(), *standby})),
@@ -81,7 +89,9 @@ class Draft:
         rows = zip(names, [*hosts.tolist(), *owners.tolist()], has_part, strict=True)
         return tuple(ThinLine(peer=peer, codec=codecs[row]) for peer, row, is_used in rows if is_used and row)
 
-    def _stages(self, instance: Instance, assignment: Assignment, evaluation: Evaluation) -> tuple[StagePlan, ...]:
+    def _stages(
+        self, instance: Instance, assignment: Assignment, evaluation: Evaluation, shadows: Mapping[str, int]
+    ) -> tuple[StagePlan, ...]:
         stages, first = [], self.first_layer
         for number, size in enumerate(assignment.sizes.tolist()):
             rows = np.flatnonzero(assignment.stage == number)
@@ -92,6 +102,7 @@ class Draft:
                     replicas=tuple(instance.hosts.names[row] for row in rows.tolist()),
                     routing_weights=tuple(evaluation.host_rates[rows].tolist()),
                     reduce_fractions=_fractions(instance.hosts.reduce_bytes_per_s[rows]),
+                    shadows=tuple(sorted(name for name, stage in shadows.items() if stage == number)),
                 )
             )
             first += size

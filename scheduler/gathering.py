@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from scheduler.audit_log import AuditLog
+from scheduler.followers import first_transfer
 from scheduler.office import Office
 from scheduler.own_checkpoint import OwnCheckpoint
 from scheduler.plan_changes import PlanChanges
 from scheduler.posts import Posts
 from scheduler.recovery import NO_ROUND, Ledger, State, newest_state, plan_as_before
 from scheduler.step_record import unpack
-from scheduler.transition import first_transfer
 from swarm.errors import ModelTooLarge, RunError, SwarmError
 from swarm.model.spans import Span
 from swarm.plan import Plan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from swarm.model.spans import Span
 from swarm.plan import Plan
 from swarm.wire.messages import MicrobatchDone
 
@@ -80,6 +81,23 @@ class PlanChangeOff:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowIsCurrent:
+    """A shadow of the plan holds the state of its stage, and follows it from now on."""
+
+    peer: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowIsGone:
+    """A shadow of the plan keeps no copy."""
+
+    peer: str
+    span: Span
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class Halt:
     """The run cannot go on."""
 
@@ -104,4 +122,17 @@ class Finish:
     """Every step is applied."""
 
 
-Instruction = Send | NewPlan | PlanChangeOff | Record | CheckPeers | Lost | Applied | Halt | Regroup | Finish
+Instruction = (
+    Send
+    | NewPlan
+    | PlanChangeOff
+    | ShadowIsCurrent
+    | ShadowIsGone
+    | Record
+    | CheckPeers
+    | Lost
+    | Applied
+    | Halt
+    | Regroup
+    | Finish
+)

@@ -19,6 +19,7 @@ from scheduler.office import Office
 from scheduler.own_checkpoint import OwnCheckpoint
 from scheduler.plan_changes import PlanChanges, Planner
 from scheduler.reception import Reception
+from scheduler.replanning import policy_of
 from scheduler.revoking import Revocations
 from scheduler.survey import Survey, survey
 from swarm.address_book import AddressBook
@@ -196,7 +197,7 @@ class Node:
             self._inherit_pause()
         ask = partial(_survey, office, self.wishes.num_stages)
         draft = Draft.of(office.config, office.layout)
-        changes = PlanChanges(office.roster, draft, ask, self.wishes.planner, office.tell)
+        changes = PlanChanges(office.roster, draft, ask, self.wishes.planner, policy_of(office.config), office.tell)
         return Conductor(
             office,
             changes,

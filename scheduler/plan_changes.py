@@ -11,11 +11,13 @@ from scheduler.drafting import Draft
 from scheduler.membership import Roster
 from scheduler.planner.heuristic import Certified
 from scheduler.planner.instance import Instance
+from scheduler.planner.moves import Policy
 from scheduler.rating import Rating
 from scheduler.replanning import Replanning
 from scheduler.status import Event
 from scheduler.survey import Survey
 from swarm.errors import SwarmError
+from swarm.model.spans import Span
 from swarm.plan import Plan
 from swarm.wire.messages import Capabilities
 
@@ -35,6 +37,7 @@ class PlanChanges:
         draft: writes plans down.
         survey: what members measured, as of now.
         planner: makes full plans.
+        policy: what moves and copies are worth.
         tell: shows people what happens.
         wake: called when there is something to propose.
     """
@@ -43,6 +46,7 @@ class PlanChanges:
     draft: Draft
     survey: Callable[[], Survey]
     planner: Planner
+    policy: Policy
     tell: Event
     wake: Callable[[], None] = lambda: None
     _rating: Rating = field(default_factory=Rating)
@@ -52,7 +56,7 @@ class PlanChanges:
     def begin(self, plan: Plan) -> None:
         """The run begins with this plan."""
         with self._told():
-            self._replanning = Replanning(plan, self.draft, lambda: self.survey().instance)
+            self._replanning = Replanning(plan, self.draft, lambda: self.survey().instance, self.policy)
         for peer, facts in self.roster.hosts.items():
             self._rating.claim(peer, facts.layer_seconds)
 
@@ -108,6 +112,22 @@ class PlanChanges:
                 with self._told():
                     self._replanning.rerated(peer, facts)
                 self._dirty.set()
+
+    def shadow_is_current(self, peer: str, span: Span) -> None:
+        """A host holds what it keeps a copy of."""
+        if self._replanning is not None:
+            self.tell({"event": "shadow", "peer": peer, "layers": list(span)})
+            with self._told():
+                self._replanning.shadow_is_current(peer, span)
+
+    def shadow_is_gone(self, peer: str, span: Span, problem: str) -> None:
+        """A host keeps no copy of it."""
+        if self._replanning is not None:
+            self.tell(
+                {"event": "warning", "problem": f"{peer} keeps no copy of layers {span[0]}-{span[1] - 1}: {problem}"}
+            )
+            with self._told():
+                self._replanning.shadow_is_gone(peer, span)
 
     # --- plans -----------------------------------------------------------------------------------------------------
 

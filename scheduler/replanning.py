@@ -16,8 +16,10 @@ from scheduler.planner.evaluator import evaluate
 from scheduler.planner.heuristic import Certified
 from scheduler.planner.instance import Assignment, Instance, Ints
 from scheduler.planner.intake import Measured, claims_of
-from scheduler.planner.moves import Decision
+from scheduler.planner.moves import Decision, Policy
 from scheduler.planner.replan import Replanner
+from swarm.config import RunConfig
+from swarm.model.spans import Span
 from swarm.plan import Plan, StagePlan
 from swarm.wire.messages import Capabilities
 
@@ -26,8 +28,16 @@ _WORTH_A_RECUT = 1.1
 _BUDGET_BYTES = math.inf
 """That the moves towards a full plan may fetch: two at a time, each worth its bytes, is limit enough."""
 
+_COPY_LINE_SHARE = 0.1
+"""Of a line: what keeps shadow copies current must not be felt."""
+
 Resurvey = Callable[[], Instance]
 """The planner's question as of now: all members that are here."""
+
+
+def policy_of(config: RunConfig) -> Policy:
+    """What a run's admin wants moves and copies to be worth."""
+    return Policy(copy_cover=config.schedule.shadow_copies, copy_line_share=_COPY_LINE_SHARE)
 
 
 @dataclass(slots=True)
@@ -38,11 +48,13 @@ class Replanning:
         plan: the one that holds.
         draft: writes plans down.
         resurvey: asks for all measurements anew.
+        policy: what moves and copies are worth.
     """
 
     plan: Plan
     draft: Draft
     resurvey: Resurvey
+    policy: Policy = field(default_factory=Policy)
     reasons: list[str] = field(default_factory=list)
     _instance: Instance = field(init=False)
     _replanner: Replanner = field(init=False)
@@ -52,6 +64,10 @@ class Replanning:
     _failed: set[str] = field(default_factory=set)
     _benched: set[str] = field(default_factory=set)
     _recut: tuple[Instance, Assignment] | None = None
+    _whole: set[tuple[str, Span]] = field(default_factory=set)
+    """Shadows that have what they should keep."""
+    _barred: set[str] = field(default_factory=set)
+    """Hosts on which a copy came to nothing."""
 
     def __post_init__(self) -> None:
         self._begin()
@@ -70,6 +86,7 @@ class Replanning:
         """A member is gone."""
         self._owners.discard(peer)
         self._moves.pop(peer, None)
+        self._whole = {shadow for shadow in self._whole if shadow[0] != peer}
         self._take(self._replanner.leave(peer))
 
     def leaves(self, peer: str) -> None:
@@ -96,6 +113,19 @@ class Replanning:
         self._reweighed = True
         self.reasons.append(f"the line of {peer} is another one")
 
+    def shadow_is_current(self, peer: str, span: Span) -> None:
+        """A host has a whole copy of a stage, and keeps it current."""
+        self._whole.add((peer, span))
+        stage = self.plan.group_of(span)
+        if stage is not None:
+            self._take(self._replanner.copied(peer, stage))
+
+    def shadow_is_gone(self, peer: str, span: Span) -> None:
+        """A host keeps no copy, and gets no other one to keep."""
+        self._whole.discard((peer, span))
+        self._barred.add(peer)
+        self._take(self._replanner.uncopied(peer))
+
     def changed(self, plan: Plan) -> None:
         """Another plan holds."""
         moved = [peer for stage in plan.stages for peer in stage.replicas if not self.plan.groups_of(peer)]
@@ -106,6 +136,9 @@ class Replanning:
             if peer not in old.replicas
         ]
         recut = [_span(stage) for stage in plan.stages] != [_span(stage) for stage in self.plan.stages]
+        # Whoever leaves a stage and stays its shadow has all of it.
+        self._whole |= {(peer, span) for peer, span in plan.shadows if span in self.plan.spans_of(peer)}
+        self._whole &= plan.shadows
         self.plan = plan
         if recut:
             self._begin()
@@ -164,7 +197,8 @@ class Replanning:
 
     def target(self) -> Plan | None:
         """The plan to propose, once: all that was decided since the last one; None for no change."""
-        if not (self._moves or self._owners or self._reweighed or self._recut):
+        shadows = self._shadows()
+        if not (self._moves or self._owners or self._reweighed or self._recut) and shadows == self._planned_shadows:
             return None
         instance = self.question()
         recut, self._recut = self._recut, None
@@ -183,7 +217,16 @@ class Replanning:
             Assignment(stages, _sizes(self.plan)),
             number=self.plan.number + 1,
             first_step=self.plan.first_step,
+            shadows=shadows,
         )
+
+    def _shadows(self) -> dict[str, int]:
+        """By host, the stage of which it should keep a copy."""
+        return {name: host.copy for name, host in self._replanner.places.hosts.items() if host.copy >= 0}
+
+    @property
+    def _planned_shadows(self) -> dict[str, int]:
+        return {peer: number for number, stage in enumerate(self.plan.stages) for peer in stage.shadows}
 
     def _is_wanted_owner(self, peer: str) -> bool:
         return peer in self.plan.owners or peer in self._owners
@@ -193,18 +236,28 @@ class Replanning:
     def _begin(self) -> None:
         """From the plan that holds and fresh measurements; standbys are offered anew."""
         self._instance = self.question()
-        self._replanner = Replanner(*_placed(self._instance, self.plan))
+        copies = {
+            peer: (stage, (peer, self.plan.span_of(stage)) in self._whole)
+            for peer, stage in self._planned_shadows.items()
+            if peer not in self._barred
+        }
+        self._replanner = Replanner(*_placed(self._instance, self.plan), self.policy, copies)
+        for peer in sorted(self._barred):
+            self._take(self._replanner.uncopied(peer))
         self._moves, self._reweighed = {}, False
         self._benched.clear()
         self._owners = set(self._instance.owners.names) - set(self.plan.owners) - self._failed
         for claim in claims_of(self._instance.hosts):
             if claim.name not in self._replanner.places.hosts:
                 self._take(self._replanner.join(claim))
+        self._take(self._replanner.copy_more())
 
     def _take(self, decision: Decision) -> None:
         for move in decision.moves:
             self._moves[move.host] = move.to_stage
             self.reasons.append(move.reason)
+        for copy in decision.copies:
+            self.reasons.append(f"{copy.host} keeps a copy of stage {copy.stage}")
 
 
 def _placed(instance: Instance, plan: Plan) -> tuple[Instance, Assignment]:

@@ -168,6 +168,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 "replicas": list(stage.replicas),
                 "routing_weights": list(stage.routing_weights),
                 "reduce_fractions": list(stage.reduce_fractions),
+                "shadows": list(stage.shadows),
             }
             for stage in plan.stages
         ],

@@ -36,6 +36,7 @@ from dataclasses import dataclass, field
 
 from scheduler.applying import Applying
 from scheduler.candidacy import is_majority, voters_of
+from scheduler.followers import Committed
 from scheduler.instructions import (
     CheckPeers,
     Finish,
@@ -143,6 +144,7 @@ class StepLeader:
     def start(self) -> list[Instruction]:
         """Every member of the first plan is ready."""
         self.step = self.next_step
+        self._change.holds(self.plan)
         return self._open()
 
     def pause(self) -> list[Instruction]:
@@ -275,6 +277,11 @@ class StepLeader:
             return False
         return self._change.propose(self.plan, target, self.lost)
 
+    def load_shadows(self) -> None:
+        """Hosts that should keep a copy of another stage may load it: nobody else needs members' copies now."""
+        if not self.is_changing:
+            self._change.load_shadows()
+
     @property
     def is_changing(self) -> bool:
         """Whether no plan can be proposed: a change is on its way, or members still make a checkpoint's copy."""
@@ -286,11 +293,11 @@ class StepLeader:
         return self._change.target
 
     def group_loaded(self, peer: str, report: GroupLoaded) -> list[Instruction]:
-        """A mover holds the state after some step."""
+        """A follower holds the state after some step."""
         return self._change.loaded(peer, report, self.step)
 
     def group_not_loaded(self, peer: str, report: GroupNotLoaded) -> list[Instruction]:
-        """A mover cannot load what it should."""
+        """A follower cannot load what it should."""
         return self._change.not_loaded(peer, report)
 
     @property
@@ -386,7 +393,7 @@ class StepLeader:
             self.phase = Phase.FINISHED
             self._change.forget()
             return instructions
-        return instructions + self._next_plan(grad_norm) + self._open()
+        return instructions + self._next_plan(Committed(self.step - 1, self.round, grad_norm)) + self._open()
 
     def _takes_checkpoint(self) -> bool:
         """Whether members keep a checkpoint's copy after this step: not while movers still need the one before."""
@@ -397,16 +404,16 @@ class StepLeader:
             return True
         return False
 
-    def _next_plan(self, grad_norm: float) -> list[Instruction]:
+    def _next_plan(self, done: Committed) -> list[Instruction]:
         """After a commit: the plan that was proposed, if everybody is ready; else the same without those who died."""
         may_change = not self._open_ledgers.steps
-        plan, instructions = self._change.after_commit(self.step - 1, grad_norm, self.plan, may_change=may_change)
+        plan, instructions = self._change.after_commit(done, self.plan, may_change=may_change)
         if plan is self.plan and may_change and self._has_lost_members:
             plan = self.plan.without(frozenset(self.lost), self.step)
         self._plan_before = self.plan
         if plan is not self.plan:
             self.plan = plan
-            instructions.append(NewPlan(plan))
+            instructions += [NewPlan(plan), *self._change.changed(self._plan_before, plan)]
         return instructions
 
     def _halt(self, problem: str, stage: int) -> list[Instruction]:

@@ -183,9 +183,14 @@ class ScheduleConfig:
     """A checkpoint after every so many steps, and one after the last."""
     staleness: int = 0
     """0: every gradient is of the newest weights. 1: of those one step before, so that nobody waits at a step's end."""
+    shadow_copies: float = 0.0
+    """Of each stage's state, kept current by hosts of other stages with memory to spare, in shares of the stage's
+    throughput: a host that takes over serves at the next step, and a stage that loses all of its hosts is not lost.
+    Each costs its host one gradient of the stage a step. 0: none."""
 
     def __post_init__(self) -> None:
         _positive("schedule", steps=self.steps, checkpoint_every_steps=self.checkpoint_every_steps)
+        _require(0 <= self.shadow_copies <= 4, f"schedule.shadow_copies is {self.shadow_copies}", "set it from 0 to 4")
         _require(self.staleness in (0, 1), f"schedule.staleness is {self.staleness}", "set it to 0 or 1")
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from swarm.model.spans import ENDS, LayerSpan, Span
+from swarm.model.spans import ENDS, LayerSpan, Span, overlap
 from swarm.wire.codec import message
 
 
@@ -17,6 +17,7 @@ class StagePlan:
         replicas: peer ids of its hosts.
         routing_weights: share of the microbatches each replica gets; any positive numbers.
         reduce_fractions: share of the stage's all-reduce that each replica averages; any positive numbers.
+        shadows: peers that keep its state current beside what they serve, so as to take over at once.
     """
 
     first_layer: int
@@ -24,6 +25,7 @@ class StagePlan:
     replicas: tuple[str, ...]
     routing_weights: tuple[float, ...]
     reduce_fractions: tuple[float, ...]
+    shadows: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.first_layer < self.last_layer:
@@ -32,6 +34,8 @@ class StagePlan:
             raise ValueError("replicas and weights do not match")
         if len(self.replicas) != len(self.reduce_fractions):
             raise ValueError("replicas and fractions do not match")
+        if set(self.shadows) & set(self.replicas):
+            raise ValueError("a host is its own shadow")
         _positive(self.routing_weights, self.reduce_fractions)
 
 
@@ -76,6 +80,9 @@ class Plan:
         hosts = [peer for stage in self.stages for peer in stage.replicas]
         if len(set(hosts)) != len(hosts):
             raise ValueError("a host has two stages")
+        shadows = [peer for stage in self.stages for peer in stage.shadows]
+        if len(set(shadows)) != len(shadows):
+            raise ValueError("a host is the shadow of two stages")
         if any(a.last_layer != b.first_layer for a, b in zip(self.stages, self.stages[1:], strict=False)):
             raise ValueError("the stages leave a gap")
         if len(self.owners) != len(self.owner_fractions):
@@ -101,12 +108,25 @@ class Plan:
         spans = {(stage.first_layer, stage.last_layer) for stage in self.stages if peer in stage.replicas}
         return frozenset(spans | ({ENDS} if peer in self.owners else set()))
 
+    @property
+    def shadows(self) -> frozenset[tuple[str, Span]]:
+        """Who keeps a copy of which stage that it does not serve."""
+        return frozenset(
+            (peer, (stage.first_layer, stage.last_layer)) for stage in self.stages for peer in stage.shadows
+        )
+
     def group_of(self, span: Span) -> int | None:
         """The number of the group that holds exactly this span."""
         if span == ENDS:
             return self.ends_stage
         spans = [(stage.first_layer, stage.last_layer) for stage in self.stages]
         return spans.index(span) if span in spans else None
+
+    def members_with(self, span: Span) -> frozenset[str]:
+        """Who holds some of it."""
+        return frozenset(
+            peer for group, members in enumerate(self.groups) if overlap(self.span_of(group), span) for peer in members
+        )
 
     def span_of(self, group: int) -> Span:
         """What the members of a group hold."""
@@ -171,6 +191,7 @@ def _stage_without(stage: StagePlan, lost: frozenset[str]) -> StagePlan:
         replicas=tuple(stage.replicas[number] for number in kept),
         routing_weights=tuple(stage.routing_weights[number] for number in kept),
         reduce_fractions=tuple(stage.reduce_fractions[number] for number in kept),
+        shadows=tuple(peer for peer in stage.shadows if peer not in lost),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ class Policy:
         switch_s: to begin serving a stage whose state the host has.
         copy_cover: copies of each stage's state that surplus memory should keep, in shares of the stage's throughput;
             0 for none.
+        copy_line_share: of its host's line, and of its donors', that keeping a copy current may take.
     """
 
     horizon_s: float = 1800.0
@@ -36,6 +38,7 @@ class Policy:
     serves_while_loading: bool = True
     switch_s: float = 5.0
     copy_cover: float = 0.0
+    copy_line_share: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,18 @@ class Economy:
         if host.copy == stage and host.copy_whole:
             return self._policy.switch_s, 0.0
         return self.load_s(host, stage), self._places.state_bytes(stage)
+
+    def may_copy(self, host: Occupant, stage: int) -> bool:
+        """Whether a host has memory for a copy of another stage, and the lines for the step's gradient of it."""
+        places = self._places
+        rate = self._throughput(min(places.planned), self.slowest_reduce_s())
+        if rate <= 0 or not places.has_room_for_copy(host, stage):
+            return False
+        step_s = self._work.global_batch / rate
+        step_bytes = places.sizes[stage] * self._work.raw_gradient_bytes
+        copies = 1 + places.num_copies[stage]
+        most_bytes = min(host.claim.down_bytes_per_s, places.up_bytes_per_s[stage] / copies) * step_s
+        return step_bytes <= self._policy.copy_line_share * most_bytes
 
     def goes_on(self, host: Occupant, stage: int) -> bool:
         """Whether a mover serves its old stage until it has loaded the new one."""

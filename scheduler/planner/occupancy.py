@@ -52,6 +52,7 @@ class Occupant:
         still: while it loads, the stage that it goes on serving; -1 for none.
         copy: the stage of which it keeps a second state; -1 for none.
         copy_whole: whether that has loaded.
+        cannot_copy: a copy came to nothing on it.
     """
 
     claim: Measured
@@ -61,6 +62,7 @@ class Occupant:
     still: int = -1
     copy: int = -1
     copy_whole: bool = False
+    cannot_copy: bool = False
 
     @property
     def serves(self) -> int:
@@ -90,7 +92,7 @@ class Occupancy:
         num_serving, num_planned: hosts of each stage, in `now` and in `planned`.
         members: of each stage, hosts that serve, slowest first; the last list is that of the standbys.
         copies: of each stage, hosts that have its whole state as a copy, slowest first.
-        copy_rate: microbatches a second of those that have or fetch one.
+        num_copies, copy_rate: those that have or fetch one, and their microbatches a second.
         spare_up_bytes_per_s: of each stage's serving hosts, beyond what their microbatches need.
     """
 
@@ -104,7 +106,7 @@ class Occupancy:
         self.num_serving, self.num_planned = [0] * count, [0] * count
         self.members: list[list[Ranked]] = [[] for _ in range(count + 1)]
         self.copies: list[list[Ranked]] = [[] for _ in range(count)]
-        self.copy_rate = [0.0] * count
+        self.num_copies, self.copy_rate = [0] * count, [0.0] * count
         self.spare_up_bytes_per_s = [0.0] * count
         self.up_bytes_per_s = [0.0] * count
         self._lines: list[list[float]] = [[] for _ in range(count)]
@@ -138,6 +140,13 @@ class Occupancy:
         changed = replace(host, phase=phase, stage=stage, still=still, copy=copy, copy_whole=copy_whole)
         self._enter(changed)
         return changed
+
+    def bar_from_copies(self, host: Occupant) -> Occupant:
+        """A copy came to nothing on it: it keeps none any more."""
+        self._count(host, -1)
+        barred = replace(host, copy=-1, copy_whole=False, cannot_copy=True)
+        self._enter(barred)
+        return barred
 
     def remeasure(self, claim: Measured) -> Occupant:
         """The same host with other figures."""
@@ -177,10 +186,11 @@ class Occupancy:
         if host.phase in (Phase.SERVING, Phase.STANDBY):
             _update(self.members[stage], (max(host.rates) if stage < 0 else host.rates[stage], host.name), sign)
         if copy >= 0:
+            self.num_copies[copy] += sign
             self.copy_rate[copy] += sign * host.rates[copy]
             if host.copy_whole:
                 _update(self.copies[copy], (host.rates[copy], host.name), sign)
-        elif host.phase in (Phase.SERVING, Phase.STANDBY):
+        elif host.phase in (Phase.SERVING, Phase.STANDBY) and not host.cannot_copy:
             if sign > 0:
                 self._without_copy[host.name] = None
             else:

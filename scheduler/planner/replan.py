@@ -18,6 +18,7 @@
     under way   copied                                          whole, and kept current
     whole       the host switches to that stage                 whole, of the stage it left
     any         the host moves to another stage                 none
+    any         uncopied                                        none, for good
 
 A switch is judged by what serves now; a slow move by that and by what is planned, those that load included.
 """
@@ -58,25 +59,37 @@ class Replanner:
         instance: the problem that `assignment` answers; its hosts that have a stage serve it.
         assignment: the plan that holds.
         policy: what moves are worth.
+        copies: by host, the stage of which it keeps a second state, and whether that is whole.
 
     Raises:
         ModelTooLarge: a host has not enough memory for its stage.
         RunError: a stage without a host.
     """
 
-    def __init__(self, instance: Instance, assignment: Assignment, policy: Policy | None = None) -> None:
+    def __init__(
+        self,
+        instance: Instance,
+        assignment: Assignment,
+        policy: Policy | None = None,
+        copies: Mapping[str, tuple[int, bool]] | None = None,
+    ) -> None:
         self._policy = policy or Policy()
-        self.adopt(instance, assignment)
+        self.adopt(instance, assignment, copies or {})
 
     # --- events ----------------------------------------------------------------------------------------------------
 
-    def adopt(self, instance: Instance, assignment: Assignment) -> None:
-        """Another plan holds, however many moves it took: every host with a stage serves it, nobody keeps a copy."""
+    def adopt(
+        self, instance: Instance, assignment: Assignment, copies: Mapping[str, tuple[int, bool]] | None = None
+    ) -> None:
+        """Another plan holds, however many moves it took: every host with a stage serves it."""
         fill_s = evaluate(instance, assignment).fill_s
         self.places = Occupancy(instance, assignment.sizes)
         self._economy = Economy(instance, self.places, self._policy, fill_s)
         for claim, stage in zip(claims_of(instance.hosts), assignment.stage.tolist(), strict=True):
-            self.places.add(claim, stage)
+            host = self.places.add(claim, stage)
+            copy, is_whole = (copies or {}).get(claim.name, (-1, False))
+            if copy not in (-1, stage):
+                self.places.change(host, phase=host.phase, stage=stage, copy=copy, copy_whole=is_whole)
 
     def join(self, claim: Measured) -> Decision:
         """A host is here and has nothing yet.
@@ -145,6 +158,18 @@ class Replanner:
             return Decision()
         self.places.change(host, phase=host.phase, stage=host.stage, still=host.still, copy=stage, copy_whole=True)
         return self._settle([])
+
+    def uncopied(self, name: str) -> Decision:
+        """A host cannot keep a copy: it is asked for none any more."""
+        host = self.places.hosts.get(name)
+        if host is None:
+            return Decision()
+        self.places.bar_from_copies(host)
+        return self._settle([])
+
+    def copy_more(self) -> Decision:
+        """Nothing happened: copies that are wanted anyway."""
+        return Decision(copies=tuple(self._copy_more()))
 
     def propose(self, target: Mapping[str, int], sizes: Sequence[int], budget_bytes: float) -> Decision:
         """A full solve is here: take over what gains most for its bytes; the next solve brings the rest.
@@ -351,7 +376,7 @@ class Replanner:
     def _copy_host(self, stage: int) -> Occupant | None:
         for name in self.places.without_copy(_COPY_HOSTS):
             host = self.places.hosts[name]
-            if host.stage != stage and host.rates[stage] > 0 and self.places.has_room_for_copy(host, stage):
+            if host.stage != stage and host.rates[stage] > 0 and self._economy.may_copy(host, stage):
                 return host
         return None
 

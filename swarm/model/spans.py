@@ -27,3 +27,10 @@ class LayerSpan(NamedTuple):
 
     def __str__(self) -> str:
         return f"layers {self.first}..{self.last - 1}"
+
+
+def overlap(span: Span, other: Span) -> bool:
+    """Whether some layer, or the ends, is in both."""
+    if ENDS in (span, other):
+        return span == other
+    return span[0] < other[1] and other[0] < span[1]

@@ -102,5 +102,16 @@ def test_plan_changes_really_happen(staleness: int) -> None:
         world.run()
         world.check_end()
         fired += world.fired
-    for kind in ("plan proposed", "span changed", "average followed", "plan change off", "killed", "retracted"):
+    for kind in (
+        "plan proposed",
+        "span changed",
+        "average followed",
+        "PlanChangeOff",
+        "killed",
+        "retracted",
+        "ShadowIsCurrent",
+        "average followed by a shadow",
+        "a shadow took over",
+        "shadow of what it served",
+    ):
         assert fired[kind] > 0, f"{kind} never happened: {fired}"

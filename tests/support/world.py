@@ -13,11 +13,24 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import replace
 
 from peers.replica import Replica
 from peers.window import Window
-from scheduler.instructions import Applied, CheckPeers, Finish, Halt, Lost, NewPlan, PlanChangeOff, Record, Send
+from scheduler.instructions import (
+    Applied,
+    CheckPeers,
+    Finish,
+    Halt,
+    Lost,
+    NewPlan,
+    PlanChangeOff,
+    Record,
+    Send,
+    ShadowIsCurrent,
+    ShadowIsGone,
+)
 from scheduler.step import Phase, StepLeader
 from swarm.model.spans import ENDS, Span
 from swarm.plan import Plan, StagePlan
@@ -130,12 +143,44 @@ class World(Members):
         for name in hosts[len(spans) :]:
             if self.random.random() < 0.8:
                 self.random.choice(groups).append(name)
+        if self.random.random() < 0.6 and len(self.plan.groups[:-1]) <= len(hosts):
+            spans, groups = self.moved_hosts(hosts)
         target = self.make_plan(spans, groups, 0)
+        target = replace(target, stages=tuple(self.shadowed(target.stages, hosts)))
         owners = [name for name in self.members if name.startswith("o") and name not in self.dead]
         kept = [name for name in owners if name in self.plan.owners or self.random.random() < 0.7]
         target = replace(target, owners=tuple(kept), owner_fractions=(1.0,) * len(kept))
         if kept and self.leader.propose(target):
             self.fired["plan proposed"] += 1
+
+    def moved_hosts(self, hosts: list[str]) -> tuple[list[Span], list[list[str]]]:
+        """The same cut; a shadow, or anybody, goes to another stage."""
+        spans = [self.plan.span_of(group) for group in range(self.plan.ends_stage)]
+        groups = [[name for name in names if name in hosts] for names in self.plan.groups[:-1]]
+        shadows = [(name, span) for name, span in sorted(self.plan.shadows) if name in hosts]
+        name, span = self.random.choice(shadows or [(hosts[0], spans[0])])
+        donor = next((names for names in groups if name in names), [])
+        if len(donor) > 1 or not donor:
+            groups = [[each for each in names if each != name] for names in groups]
+            groups[spans.index(span)].append(name)
+        return spans, groups
+
+    def shadowed(self, stages: tuple[StagePlan, ...], hosts: list[str]) -> Iterator[StagePlan]:
+        """Some of its hosts keep the state of another stage, too; rather of one that they know already."""
+        kept = {name: span for name, span in self.plan.shadows if self.random.random() < 0.8}
+        kept |= {
+            name: span
+            for name in hosts
+            for span in self.plan.spans_of(name)
+            if self.random.random() < 0.5  # whoever moves on keeps the state of what it served
+        }
+        free = [name for name in hosts if name not in kept and self.random.random() < 0.3]
+        for stage in stages:
+            span = stage.first_layer, stage.last_layer
+            names = [name for name, known in kept.items() if known == span and name in hosts]
+            names += [name for name in free if self.random.random() < 0.5]
+            free = [name for name in free if name not in names]
+            yield replace(stage, shadows=tuple(sorted(set(names) - set(stage.replicas))))
 
     # --- the network -----------------------------------------------------------------------------------------------
 
@@ -169,6 +214,7 @@ class World(Members):
         if self.leader.is_paused and self.random.random() < 0.01:
             self.fired["paused"] += self.leader.phase is Phase.PAUSED
             self.carry_out(self.leader.unpause())
+        self.leader.load_shadows()  # no checkpoint is collected here: members' copies are always free
         choice = self.random.random()
         if choice < 0.004 and self.deaths_left:
             self.kill()
@@ -277,8 +323,8 @@ class World(Members):
                 self.halted = instruction
             elif isinstance(instruction, Finish):
                 self.finished = True
-            elif isinstance(instruction, PlanChangeOff):
-                self.fired["plan change off"] += 1
+            elif isinstance(instruction, PlanChangeOff | ShadowIsCurrent | ShadowIsGone):
+                self.fired[type(instruction).__name__] += 1
             else:
                 assert isinstance(instruction, Applied)
 
@@ -310,8 +356,8 @@ class World(Members):
         elif isinstance(message, HopFailed):
             if member.window is not None:
                 member.window.hop_failed(message.work, message.peer, -60.0)  # long ago: no pauses here
-        elif message == "load":
-            self.go_on_loading(member)
+        elif isinstance(message, tuple):
+            self.go_on_loading(member, message[1])
         else:
             self.on_order(member, message)
         self.wake(member)

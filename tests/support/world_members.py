@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from peers.allegiance import Allegiance
@@ -52,7 +52,7 @@ Contributions = dict[tuple[int, Lease], int]
 
 @dataclass
 class Load:
-    """What a member loads for the plan to come."""
+    """What a member loads for the plan to come, or keeps as a shadow."""
 
     order: PrepareGroup
     weights: list[Average] | None = None
@@ -92,7 +92,9 @@ class Member:
     weights: list[Average] = field(default_factory=list)
     copies: dict[int, tuple[Span, list[Average]]] = field(default_factory=dict)
     shared: dict[int, tuple[Span, Average]] = field(default_factory=dict)
-    load: Load | None = None
+    loads: dict[Span, Load] = field(default_factory=dict)
+    shadow: Span | None = None  # what the plan has it keep beside its own span
+    left: dict[Span, list[Average]] = field(default_factory=dict)  # what it served under the plan before
     adopting: Plan | None = None  # until the load has caught up; orders wait
     allegiance: Allegiance = field(default_factory=lambda: Allegiance(1, "leader-1"))
     base: int = 0  # of the oldest state on its disk
@@ -127,12 +129,31 @@ class Members:
     # --- plan changes ----------------------------------------------------------------------------------------------
 
     def on_prepare(self, member: Member, order: PrepareGroup) -> None:
-        member.load = Load(order)
-        self.queues.setdefault(("net", member.name), deque()).append("load")
+        load = member.loads[order.first_layer, order.last_layer] = Load(order)
+        own = member.left.pop(load.span, None)
+        if own is not None and len(own) == order.num_steps:
+            self.fired["shadow of what it served"] += 1
+            load.weights = own
+            self.report_loaded(member, load)
+        self.load_on(member, load.span)
 
-    def go_on_loading(self, member: Member) -> None:
+    def load_on(self, member: Member, span: Span) -> None:
+        self.queues.setdefault(("net", member.name), deque()).append(("load", span))
+
+    def report_loaded(self, member: Member, load: Load) -> None:
+        assert load.weights is not None
+        report = GroupLoaded(
+            transfer=load.order.transfer,
+            first_layer=load.order.first_layer,
+            last_layer=load.order.last_layer,
+            num_steps=len(load.weights),
+            digest=digest_of(load.weights),
+        )
+        self.send(member.name, member.allegiance.leader, report)
+
+    def go_on_loading(self, member: Member, span: Span) -> None:
         """One piece of background work; more follows while there is something to do."""
-        load = member.load
+        load = member.loads.get(span)
         if load is None:
             return
         if load.weights is None:
@@ -148,34 +169,28 @@ class Members:
                 living = [self.members[name] for name in load.order.donors if name not in self.dead]
                 if any(donor.replica is not None and donor.replica.step <= step for donor in living):
                     self.fired["asked before the donor had applied"] += 1
-                    self.queues.setdefault(("net", member.name), deque()).append("load")
+                    self.load_on(member, span)
                 else:
                     self.give_up(member, load)
                 return
             load.weights.append(average)
-            self.fired["average followed"] += 1
+            self.fired["average followed by a shadow" if span == member.shadow else "average followed"] += 1
         else:
             return
-        assert load.weights is not None
-        first, last = load.span
-        report = GroupLoaded(
-            transfer=load.order.transfer,
-            first_layer=first,
-            last_layer=last,
-            num_steps=len(load.weights),
-            digest=str(len(load.weights)),
-        )
-        self.send(member.name, member.allegiance.leader, report)
-        self.queues.setdefault(("net", member.name), deque()).append("load")
+        self.report_loaded(member, load)
+        self.load_on(member, span)
         self.finish_adopting(member)
 
     def give_up(self, member: Member, load: Load) -> None:
-        assert member.adopting is None, "the last donor died, which the schedule should not allow"
+        adopting = member.adopting
+        assert adopting is None or load.span not in adopting.spans_of(member.name), (
+            "the last donor died, which the schedule should not allow"
+        )
         self.fired["no donor left"] += 1
         first, last = load.span
         report = GroupNotLoaded(transfer=load.order.transfer, first_layer=first, last_layer=last, problem="no donor")
         self.send(member.name, member.allegiance.leader, report)
-        member.load = None
+        del member.loads[load.span]
 
     def donated(self, load: Load, kept: Callable[[Member], tuple[Span, T] | None]) -> T | None:
         """Something that the living donors keep, if they keep it for every layer of the span."""
@@ -201,15 +216,19 @@ class Members:
         if plan is None:
             return
         spans = plan.spans_of(member.name)
-        load = member.load
+        shadow = next((span for peer, span in plan.shadows if peer == member.name), None)
+        left = {member.span: list(member.weights)} if member.replica is not None and member.span == shadow else {}
         if not spans:
             member.replica = member.window = None
             member.contributions.clear()
             member.back_contributions.clear()
         elif member.replica is None or member.span not in spans:
-            if load is None or load.span not in spans or load.weights is None or len(load.weights) < plan.first_step:
+            load = next((load for span, load in member.loads.items() if span in spans), None)
+            if load is None or load.weights is None or len(load.weights) < plan.first_step:
                 return
+            assert len(load.weights) == plan.first_step, "it was led beyond the change"
             (member.span,) = spans
+            self.fired["a shadow took over"] += member.shadow == member.span
             group = plan.group_of(member.span)
             assert group is not None
             member.replica = Replica(group, plan.number, plan.first_step, self.staleness)
@@ -226,7 +245,11 @@ class Members:
             if member.window is not None:
                 member.window.adopt(plan)
         assert not member.contributions, "two plans mixed in a step"
-        member.load = None
+        member.loads = {span: load for span, load in member.loads.items() if span not in spans}
+        for load in member.loads.values():
+            donors = donors_after(plan, load.span, load.order.donors)
+            load.order = replace(load.order, donors=donors)
+        member.shadow, member.left = shadow, left
         member.adopting = None
         member.plan, member.first_step = plan.number, plan.first_step
         member.versions = [plan.first_step] * 2
@@ -247,12 +270,13 @@ class Members:
         if isinstance(message, PrepareGroup):
             self.on_prepare(member, message)
         elif isinstance(message, FollowStep):
-            if member.load is not None and member.load.order.transfer == message.transfer:
-                member.load.steps.add(message.step)
-                self.queues.setdefault(("net", member.name), deque()).append("load")
+            for span, load in member.loads.items():
+                if load.order.transfer == message.transfer:
+                    load.steps.add(message.step)
+                    self.load_on(member, span)
         elif isinstance(message, CancelGroup):
-            if member.load is not None and member.load.order.transfer == message.transfer:
-                member.load = None
+            loads = member.loads.items()
+            member.loads = {span: load for span, load in loads if load.order.transfer != message.transfer}
         elif member.adopting is not None:
             member.waiting.append(message)
         elif isinstance(message, RunPaused):
@@ -371,7 +395,7 @@ class Members:
         self.send(
             member.name,
             member.allegiance.leader,
-            StepApplied(step=order.step, stage=order.stage, digest=str(len(member.weights))),
+            StepApplied(step=order.step, stage=order.stage, digest=digest_of(member.weights)),
         )
 
     # --- microbatches ----------------------------------------------------------------------------------------------
@@ -469,6 +493,17 @@ class Members:
             member.allegiance.leader,
             MicrobatchDone(work=frame.work, route=frame.route, tokens=TOKENS, loss_sum=1.0, cursor=cursor),
         )
+
+
+def donors_after(plan: Plan, span: Span, donors: tuple[str, ...]) -> tuple[str, ...]:
+    """Members that hold some of it, and those that did and are still there."""
+    there = {name for names in plan.groups for name in names}
+    return tuple(sorted({*plan.members_with(span), *(there & set(donors))}))
+
+
+def digest_of(weights: list[Average]) -> str:
+    """Of all averages that made them."""
+    return str([sorted(average) for average in weights])
 
 
 def _of(step: int, contributions: Contributions) -> dict[Lease, int]:

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 from peers.allegiance import Answer
 from scheduler.candidacy import Candidacy, Outcome, voters_of
+from scheduler.followers import first_transfer
 from scheduler.recovery import NO_ROUND, Ledger, State, newest_state, plan_as_before
 from scheduler.step import Phase, StepLeader
 from scheduler.step_record import unpack
-from scheduler.transition import first_transfer
 from swarm.model.spans import Span
 from swarm.plan import Plan
 from swarm.wire.messages import (
@@ -28,7 +28,7 @@ from swarm.wire.messages import (
     StartOver,
 )
 from tests.support.world import World
-from tests.support.world_members import Journaled, Load, Member
+from tests.support.world_members import Journaled, Member
 
 
 class TurnoverWorld(World):
@@ -294,28 +294,22 @@ class TurnoverWorld(World):
         member.copies = {order.num_steps: member.brought} if order.share and member.brought else {}
 
     def forget(self, member: Member) -> None:
-        member.replica = member.window = member.load = member.adopting = member.average = None
+        member.replica = member.window = member.shadow = member.adopting = member.average = None
         member.journaled = member.brought = None
         member.weights = []
         member.contributions.clear()
         member.back_contributions.clear()
         member.waiting.clear()
-        member.shared, member.copies = {}, {}
+        member.shared, member.copies, member.loads, member.left = {}, {}, {}, {}
 
     def on_prepare(self, member: Member, order: PrepareGroup) -> None:
         super().on_prepare(member, order)
+        load = member.loads[order.first_layer, order.last_layer]
         span = (order.first_layer, order.last_layer)
         brought = (span, []) if order.num_steps == 0 else member.brought
         if brought is not None and brought[0] == span and len(brought[1]) == order.num_steps:
-            member.load = Load(order, list(brought[1]))
-            report = GroupLoaded(
-                transfer=order.transfer,
-                first_layer=span[0],
-                last_layer=span[1],
-                num_steps=order.num_steps,
-                digest=str(order.num_steps),
-            )
-            self.send(member.name, member.allegiance.leader, report)
+            load.weights = list(brought[1])
+            self.report_loaded(member, load)
             member.brought = None
 
     def check_record(self, record) -> None:

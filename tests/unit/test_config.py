@@ -50,7 +50,7 @@ def _id_of(value: object) -> str:
         ("sed", "run has the unknown key 'sed'; did you mean seed?"),
         ("batch.microbatch_sequence", "run.batch has the unknown key 'microbatch_sequence'; did you mean microbatch_"),
         ("optimizer.learning_rat", "did you mean learning_rate?"),
-        ("schedule.zzz", "known keys are checkpoint_every_steps, staleness, steps"),
+        ("schedule.zzz", "known keys are checkpoint_every_steps, shadow_copies, staleness, steps"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(path: str, words: str) -> None:

@@ -64,7 +64,7 @@ class PrepareGroup:
     """Get ready for another group beside the present work: load its state, then follow every step.
 
     Attributes:
-        transfer: number of the plan change that needs it.
+        transfer: number of this load.
         num_steps: donors keep the state after so many steps.
         first_layer, last_layer: half-open span of trunk layers; both 0 for the ends.
         next_cursor: for the ends: first microbatch of the receiver's shard that no committed step has used.
@@ -87,18 +87,23 @@ class PrepareGroup:
 @message(77)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowStep:
-    """A step was committed while you load: apply its average too, with the whole model's norm."""
+    """A step was committed while you load or keep a group's state: apply its average too, with the whole model's norm.
+
+    Attributes:
+        round: that led to the average.
+    """
 
     term: int
     transfer: int
     step: int
+    round: int
     grad_norm: float
 
 
 @message(78)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelGroup:
-    """The plan change is off: forget what was loaded for it."""
+    """It is needed no more: forget what was loaded."""
 
     term: int
     transfer: int

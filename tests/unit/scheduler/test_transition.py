@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from scheduler.followers import MAX_LOADING_STEPS, Committed, first_transfer
 from scheduler.instructions import PlanChangeOff, Send
-from scheduler.transition import MAX_LOADING_STEPS, PlanChange, first_transfer
+from scheduler.transition import PlanChange
 from swarm.plan import Plan
 from swarm.wire.messages import CancelGroup, FollowStep, GroupLoaded, GroupNotLoaded, PrepareGroup
 from tests.support.plans import plan
@@ -25,7 +26,7 @@ def loaded(num_steps: int, digest: str = "w", transfer: int = TRANSFER) -> Group
 def loading(target: Plan = MOVES_B) -> PlanChange:
     change = PlanChange(term=1)
     assert change.propose(NOW, target, set())
-    assert change.after_commit(4, 1.0, NOW) == (NOW, [])
+    assert change.after_commit(Committed(4, 1, 1.0), NOW) == (NOW, [])
     assert change.all_applied(5, NOW, set(), {"o": 7})
     return change
 
@@ -40,7 +41,7 @@ def test_only_members_of_what_is_loaded_keep_copies() -> None:
 def test_a_mover_is_told_what_to_load_from_whom() -> None:
     change = PlanChange(term=1)
     change.propose(NOW, replace(MOVES_B, owners=("o", "p"), owner_fractions=(1.0, 1.0)), set())
-    change.after_commit(4, 1.0, NOW)
+    change.after_commit(Committed(4, 1, 1.0), NOW)
     assert change.all_applied(4, NOW, set(), {}) == []
     orders = {each.peer: each.message for each in change.all_applied(5, NOW, {"d"}, {"p": 9}) if isinstance(each, Send)}
     trunk, ends = orders["b"], orders["p"]
@@ -52,11 +53,11 @@ def test_a_mover_is_told_what_to_load_from_whom() -> None:
 
 def test_the_plan_changes_when_the_mover_has_nearly_caught_up() -> None:
     change = loading()
-    held, told = change.after_commit(5, 1.0, NOW)
+    held, told = change.after_commit(Committed(5, 1, 1.0), NOW)
     assert held is NOW
     assert [type(each.message) for each in told if isinstance(each, Send)] == [FollowStep]
     assert change.loaded("b", loaded(5), 9) == []
-    held, told = change.after_commit(6, 1.0, NOW)
+    held, told = change.after_commit(Committed(6, 1, 1.0), NOW)
     assert (held.number, held.first_step) == (2, 7)
     assert held.groups == MOVES_B.groups
     assert len(told) == 1, "the mover follows the last step, too"
@@ -67,13 +68,13 @@ def test_the_plan_waits_for_microbatches_that_ran_ahead() -> None:
     change = loading()
     change.loaded("b", loaded(5), 9)
     assert change.is_ready(6)
-    held, told = change.after_commit(6, 1.0, NOW, may_change=False)
+    held, told = change.after_commit(Committed(6, 1, 1.0), NOW, may_change=False)
     assert held is NOW
     assert len(told) == 1, "the mover follows"
-    held, _ = change.after_commit(7, 1.0, NOW)
+    held, _ = change.after_commit(Committed(7, 1, 1.0), NOW)
     assert held is NOW, "it has fallen behind"
     change.loaded("b", loaded(7), 9)
-    held, _ = change.after_commit(8, 1.0, NOW)
+    held, _ = change.after_commit(Committed(8, 1, 1.0), NOW)
     assert (held.number, held.first_step) == (2, 9)
 
 
@@ -81,7 +82,7 @@ def test_without_anything_to_load_the_next_commit_changes_the_plan() -> None:
     change = PlanChange(term=1)
     lighter = plan(["a", "b"], ["c", "d"], weights=[[1.0, 2.0], [1.0, 1.0]])
     change.propose(NOW, lighter, set())
-    held, told = change.after_commit(0, 1.0, NOW)
+    held, told = change.after_commit(Committed(0, 1, 1.0), NOW)
     assert (held.stages, told) == (lighter.stages, [])
 
 
@@ -93,7 +94,7 @@ def test_without_anything_to_load_the_next_commit_changes_the_plan() -> None:
         ),
         lambda change: change.lose({"a"}),
         lambda change: change.applied((2, 3), 5, "x") + change.loaded("b", loaded(5, "y"), 9),
-        lambda change: change.after_commit(5 + MAX_LOADING_STEPS + 1, 1.0, NOW)[1],
+        lambda change: change.after_commit(Committed(5 + MAX_LOADING_STEPS + 1, 1, 1.0), NOW)[1],
     ],
 )
 def test_what_calls_it_off(event: object) -> None:
@@ -118,7 +119,7 @@ def test_reports_of_another_change_or_peer_change_nothing() -> None:
     assert change.loaded("b", loaded(99, "other"), 9) == []
     stranger = GroupNotLoaded(transfer=TRANSFER, first_layer=2, last_layer=3, problem="me")
     assert change.not_loaded("x", stranger) == []
-    held, _ = change.after_commit(5, 1.0, NOW)
+    held, _ = change.after_commit(Committed(5, 1, 1.0), NOW)
     assert held is NOW
 
 
