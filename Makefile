@@ -19,9 +19,9 @@ demo: setup
 
 test: setup chromium
 ifeq ($(ARGS),)
-	# What starts no swarms, on two processors at once; swarms need both.
+	# Two at a time: whatever swarms wait for, they wait for each other more than for a processor.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal tests/unit tests/property
-	$(BIN)/pytest -q tests/contract tests/integration tests/faults
+	$(BIN)/pytest -q -n 2 --dist worksteal tests/contract tests/integration tests/faults
 else
 	$(BIN)/pytest -q $(ARGS)
 endif

@@ -47,7 +47,7 @@ class ThinLine:
     codec: str
 
 
-@message(22)
+@message(111)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Who does what from one step boundary on.

@@ -81,6 +81,8 @@ class Options(CaseOptions):
     """Only these kinds of faults, with commas; all that are possible here without it."""
     staleness: int = 0
     """Of the run: 1 lets the next step's microbatches run while a step is averaged."""
+    shadow_copies: float = 1.0
+    """Of the run: how much of each stage hosts of other stages could take over."""
     cut_off: bool = True
     """Namespaces, so that peers can be cut off; only as root."""
     folder: str = ""
@@ -182,6 +184,7 @@ def run_values(options: Options) -> dict[str, Any]:
             "steps": 1_000_000,
             "checkpoint_every_steps": CHECKPOINT_EVERY_STEPS,
             "staleness": options.staleness,
+            "shadow_copies": options.shadow_copies,
         },
     }
 

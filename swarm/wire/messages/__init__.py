@@ -89,7 +89,7 @@ from swarm.wire.messages.step import (
     StepClosed,
 )
 
-PROTOCOL_VERSION = 9
+PROTOCOL_VERSION = 10
 
 __all__ = [
     "Ack",

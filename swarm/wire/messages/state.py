@@ -84,7 +84,7 @@ class PrepareGroup:
         natural(next_cursor=self.next_cursor)
 
 
-@message(77)
+@message(110)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowStep:
     """A step was committed while you load or keep a group's state: apply its average too, with the whole model's norm.
