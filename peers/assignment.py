@@ -255,14 +255,15 @@ class Assignment:
             if old.transfer >= order.transfer:
                 return
             await old.close()
-        self._say(f"getting {_in_words(span)} ready")
         num_steps, stage = self._left.pop(span, (-1, None))
+        is_shadow = self.plan is not None and (self._place.peer_id, span) in self.plan.shadows
+        self._say(f"getting {'a copy of ' if is_shadow else ''}{_in_words(span)} ready")
         self._loads[span] = Loading(
             order,
             self._place,
             stage if num_steps == order.num_steps else None,
             self._regrouped.grad_norm if order.num_steps == self._regrouped.num_steps else 0.0,
-            is_shadow=self.plan is not None and (self._place.peer_id, span) in self.plan.shadows,
+            is_shadow=is_shadow,
         )
 
     def _on_step(self, span: Span) -> None:
@@ -358,10 +359,10 @@ class Assignment:
         ]
 
     @property
-    def loading(self) -> tuple[str, ...]:
-        """What we get ready, for people."""
+    def beside(self) -> tuple[str, ...]:
+        """What we load, or keep a copy of, beside our groups, for people."""
         return tuple(
-            f"{_in_words(span)}{' as a copy' if loading.is_shadow else ''} (step {loading.num_steps})"
+            f"{'keeps a copy of' if loading.is_shadow else 'loads'} {_in_words(span)} (step {loading.num_steps})"
             for span, loading in self._loads.items()
         )
 
@@ -374,7 +375,7 @@ class Assignment:
             parts += [name, f"step {member.replica.step}"]
         if not parts:
             parts = ["no stage yet"]
-        parts += [f"loads {what}" for what in self.loading]
+        parts += self.beside
         return " · ".join([*parts, f"{self.computed_tokens:,} tokens", f"waits for {self.waiting_for}"])
 
     async def close(self) -> None:

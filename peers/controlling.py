@@ -66,7 +66,7 @@ class Controls:
             is_cut_off=peer.is_cut_off,
             reached=in_words(peer.reach),
             parts=parts,
-            loading=assignment.loading,
+            beside=assignment.beside,
             computed_tokens=tokens,
             computed_microbatches=tokens // peer.joined.config.microbatch_tokens,
             sent_bytes=peer.traffic.sent_bytes,

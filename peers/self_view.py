@@ -48,7 +48,7 @@ class SelfView:
         leader: the scheduler that it obeys; empty before the first.
         is_cut_off: whether that scheduler cannot be reached.
         reached: how others reach this peer, as it was when it started, in a person's words.
-        loading: what it gets ready, in a person's words.
+        beside: what it loads, or keeps a copy of, beside its parts, in a person's words.
         computed_tokens: since its start.
         sent_bytes, received_bytes: boundary tensors, state and messages since its start.
         today_bytes: both of these since midnight, over restarts.
@@ -65,7 +65,7 @@ class SelfView:
     is_cut_off: bool
     reached: str
     parts: tuple[Part, ...]
-    loading: tuple[str, ...]
+    beside: tuple[str, ...]
     computed_tokens: int
     computed_microbatches: int
     sent_bytes: int
@@ -103,7 +103,7 @@ def as_lines(view: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("part", f"{part['what']}, step {part['step']}{share}"))
     if not view["parts"]:
         rows.append(("part", "none"))
-    rows += [("loads", what) for what in view["loading"]]
+    rows += [("beside", what) for what in view["beside"]]
     rows += [
         ("work", f"{view['computed_microbatches']:,} microbatches, {view['computed_tokens']:,} tokens"),
         ("line", f"{_mib(view['sent_bytes'])} up, {_mib(view['received_bytes'])} down"),

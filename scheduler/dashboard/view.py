@@ -338,6 +338,8 @@ def _lanes(plan: Mapping[str, Any] | None, peers: tuple[PeerView, ...]) -> tuple
         for number, stage in enumerate(plan["stages"]):
             first, last = stage["layers"]
             layers = f"layers {first}-{last - 1}" if last - first > 1 else f"layer {first}"
+            if copies := len(stage.get("shadows", ())):
+                layers += f", {copies} {'copy' if copies == 1 else 'copies'}"
             members = list(zip(stage["replicas"], stage["routing_weights"], strict=True))
             drafts.append((f"stage-{number}", f"stage {number}", layers, members))
         placed = {peer for *_, members in drafts for peer, _ in members}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from hypothesis import given, settings
@@ -44,13 +44,16 @@ def claim(name: str, layer_s: float = 0.1, line: float = 1000.0, room: float = 1
     return Measured(name, room * ROOM_FOR_ALL, layer_s, line, line)
 
 
-def start(sizes: Sequence[int], per_stage: int, policy: Policy) -> Replanner:
+def start(
+    sizes: Sequence[int], per_stage: int, policy: Policy, copies: Mapping[str, tuple[int, bool]] | None = None
+) -> Replanner:
     """So many equal hosts on every stage."""
     names = [f"s{stage}.{number}" for stage in range(len(sizes)) for number in range(per_stage)]
     hosts, _ = hosts_of([claim(name, room=1.2 if len(sizes) == 1 else 1.0) for name in names])
     owners = Owners(("o",), np.array([1e-3]), *np.full((2, 1), 1e6), np.zeros(1, dtype=np.int64))
     stages = np.repeat(np.arange(len(sizes)), per_stage)
-    return Replanner(Instance(hosts, owners, Regions.unlimited(), WORK), Assignment(stages, np.array(sizes)), policy)
+    instance = Instance(hosts, owners, Regions.unlimited(), WORK)
+    return Replanner(instance, Assignment(stages, np.array(sizes)), policy, copies)
 
 
 def happen(replanner: Replanner, number: int, event: Event) -> Decision:

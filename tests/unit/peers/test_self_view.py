@@ -41,7 +41,7 @@ def test_it_reads_as_a_person_would_ask() -> None:
         is_cut_off=False,
         reached="dialled at 8.8.8.8",
         parts=(Part("layers 0-1", 12, 0.5),),
-        loading=(),
+        beside=(),
         computed_tokens=4096,
         computed_microbatches=128,
         sent_bytes=3 << 20,

@@ -10,6 +10,7 @@ import pytest
 from scheduler.drafting import Draft
 from scheduler.planner.heuristic import certified_plan
 from scheduler.planner.instance import Assignment, Instance, Ints
+from scheduler.planner.moves import Policy
 from scheduler.replanning import Replanning
 from scheduler.survey import survey
 from swarm.config import RunConfig
@@ -32,7 +33,7 @@ DRAFT = Draft(CONFIG.fingerprint, LAYOUT.trunk.first)
 class Swarm:
     """Members and their plan."""
 
-    def __init__(self, **layer_s: float) -> None:
+    def __init__(self, policy: Policy | None = None, **layer_s: float) -> None:
         self.hosts = {
             name: capabilities(layer_seconds=seconds, up_bytes_per_s=1e9, down_bytes_per_s=1e9)
             for name, seconds in layer_s.items()
@@ -45,7 +46,7 @@ class Swarm:
         stages: Ints = np.arange(len(self.hosts), dtype=np.int64) % 2
         sizes: Ints = np.array([1, LAYOUT.trunk.num_layers - 1], dtype=np.int64)
         self.plan = DRAFT.plan(self.survey(), Assignment(stages, sizes), number=1, first_step=0)
-        self.replanning = Replanning(self.plan, DRAFT, self.survey)
+        self.replanning = Replanning(self.plan, DRAFT, self.survey, policy or Policy())
 
     def survey(self) -> Instance:
         return survey(CONFIG, LAYOUT, self.hosts, self.owners, "s", 2).instance
@@ -91,6 +92,57 @@ def test_a_stage_left_with_one_replica_gets_another() -> None:
     assert target is not None
     assert min(map(len, target.groups[:-1])) == 2
     assert "b" not in {peer for group in target.groups for peer in group}
+
+
+def keeping_copies() -> tuple[Swarm, Plan]:
+    """Four hosts that keep each other's stages, and their plan."""
+    swarm = Swarm(Policy(copy_cover=1.0), a=0.1, b=0.1, c=0.1, d=0.1)
+    for _ in range(2):  # two an event
+        target = swarm.replanning.target()
+        assert target is not None
+        swarm.take(target)
+        for peer, span in sorted(target.shadows):
+            swarm.replanning.shadow_is_current(peer, span)
+    return swarm, target
+
+
+def test_hosts_with_memory_to_spare_keep_copies() -> None:
+    swarm, plan = keeping_copies()
+    assert [sorted(stage.shadows) for stage in plan.stages] == [["b", "d"], ["a", "c"]]
+    assert swarm.replanning.target() is None
+    swarm.replanning.called_off()
+    assert swarm.replanning.target() is None, "they are known from the plan"
+
+
+def test_who_takes_over_stays_the_shadow_of_what_it_left() -> None:
+    swarm, plan = keeping_copies()
+    swarm.join("e", swarm.hosts["a"])
+    target = swarm.replanning.target()
+    assert target is not None
+    swarm.take(target)
+    stage = next(number for number, names in enumerate(target.groups[:-1]) if "e" in names)
+    for peer in sorted(set(plan.stages[1 - stage].replicas))[:1]:
+        del swarm.hosts[peer]
+        swarm.replanning.lost(peer)
+        swarm.take(target.without(frozenset({peer}), 2))
+    target = swarm.replanning.target()
+    assert target is not None
+    (mover,) = set(target.stages[1 - stage].replicas) - set(plan.stages[1 - stage].replicas)
+    assert mover in plan.stages[1 - stage].shadows
+    assert mover in target.stages[stage].shadows
+
+
+def test_a_host_that_cannot_keep_a_copy_is_named_no_more() -> None:
+    swarm, plan = keeping_copies()
+    peer, span = min(plan.shadows)
+    swarm.replanning.shadow_is_gone(peer, span)
+    target = swarm.replanning.target()
+    assert target is not None
+    assert peer not in {peer for peer, _ in target.shadows}
+    swarm.take(target)
+    swarm.replanning.called_off()
+    again = swarm.replanning.target()
+    assert again is None or peer not in {peer for peer, _ in again.shadows}
 
 
 def test_a_rerated_host_gets_another_weight_and_nobody_moves() -> None:

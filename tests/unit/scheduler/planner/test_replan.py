@@ -94,6 +94,28 @@ def test_a_host_with_a_copy_switches_without_fetching_and_keeps_what_it_left() -
     assert (host.phase, host.copy, host.copy_whole) == (Phase.SWITCHING, 0, True)
 
 
+def test_copies_are_kept_where_lines_carry_them() -> None:
+    # A step of 8 microbatches takes some seconds; each copy brings its host a gradient of three layers in it.
+    roomy = start([3, 3], 3, Policy(copy_cover=1.0, copy_line_share=1.0)).copy_more()
+    assert len(roomy.copies) == 2
+    tight = start([3, 3], 3, Policy(copy_cover=1.0, copy_line_share=1e-6)).copy_more()
+    assert tight == Decision()
+
+
+def test_a_host_on_which_a_copy_came_to_nothing_is_asked_for_none() -> None:
+    replanner = two_stages(copy_cover=0.3)
+    (first, _) = replanner.copy_more().copies
+    assert first.host not in {copy.host for copy in replanner.uncopied(first.host).copies}
+    assert replanner.places.hosts[first.host].copy == -1
+    assert replanner.uncopied("nobody") == Decision()
+
+
+def test_copies_outlive_another_plan() -> None:
+    replanner = start([3, 3], 3, Policy(copy_cover=1.0), {"s0.0": (1, True), "s0.1": (1, False)})
+    assert replanner.places.copies[1] == [(pytest.approx(replanner.places.hosts["s0.0"].rates[1]), "s0.0")]
+    assert replanner.places.num_copies == [0, 2]
+
+
 def test_a_solve_with_other_labels_moves_nobody() -> None:
     replanner = two_stages()
     swapped = {name: 1 - host.stage for name, host in replanner.places.hosts.items()}
