@@ -197,7 +197,9 @@ class Node:
             self._inherit_pause()
         ask = partial(_survey, office, self.wishes.num_stages)
         draft = Draft.of(office.config, office.layout)
-        changes = PlanChanges(office.roster, draft, ask, self.wishes.planner, policy_of(office.config), office.tell)
+        changes = PlanChanges(
+            office.roster, draft, ask, self.wishes.planner, policy_of(office.config.schedule.shadow_copies), office.tell
+        )
         return Conductor(
             office,
             changes,

@@ -18,7 +18,6 @@ from scheduler.planner.instance import Assignment, Instance, Ints
 from scheduler.planner.intake import Measured, claims_of
 from scheduler.planner.moves import Decision, Policy
 from scheduler.planner.replan import Replanner
-from swarm.config import RunConfig
 from swarm.model.spans import Span
 from swarm.plan import Plan, StagePlan
 from swarm.wire.messages import Capabilities
@@ -28,16 +27,20 @@ _WORTH_A_RECUT = 1.1
 _BUDGET_BYTES = math.inf
 """That the moves towards a full plan may fetch: two at a time, each worth its bytes, is limit enough."""
 
-_COPY_LINE_SHARE = 0.1
-"""Of a line: what keeps shadow copies current must not be felt."""
+_COPY_LINE_SHARE = 0.5
+"""Of what microbatches leave of a line: all-reduces need some, too."""
 
 Resurvey = Callable[[], Instance]
 """The planner's question as of now: all members that are here."""
 
 
-def policy_of(config: RunConfig) -> Policy:
-    """What a run's admin wants moves and copies to be worth."""
-    return Policy(copy_cover=config.schedule.shadow_copies, copy_line_share=_COPY_LINE_SHARE)
+def policy_of(shadow_copies: float) -> Policy:
+    """What moves and copies are worth.
+
+    Args:
+        shadow_copies: as the run's configuration has it.
+    """
+    return Policy(copy_cover=shadow_copies, copy_line_share=_COPY_LINE_SHARE)
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from benchmarks.simulator.servers import Compute, Line, Priority
@@ -36,7 +36,7 @@ StepOrder = CloseStep | GoRound | ReopenStep | CommitStep
 
 @dataclass(slots=True)
 class Load:
-    """What a peer loads for the plan to come.
+    """What a peer loads for the plan to come, or keeps as a shadow.
 
     Attributes:
         num_steps: its state has seen so many; -1 while the first copy is on its way.
@@ -88,7 +88,8 @@ class Peer:
         self._counting = 0
         self._orders: deque[StepOrder] = deque()
         self._waiting: list[tuple[object, float]] = []
-        self._load: Load | None = None
+        self._loads: dict[Span, Load] = {}
+        self._left: tuple[Span, int] | None = None
         self._adopting: Plan | None = None
 
     # --- what the two kinds do differently -------------------------------------------------------------------------
@@ -202,24 +203,25 @@ class Peer:
 
     def _load_order(self, order: PrepareGroup | FollowStep | CancelGroup) -> None:
         if isinstance(order, PrepareGroup):
-            self._load = Load(order)
-            self._fetch(self.simulation.state_bytes((order.first_layer, order.last_layer)))
-        elif self._load is None or self._load.order.transfer != order.transfer:
+            load = self._loads[order.first_layer, order.last_layer] = Load(order)
+            leaves = None if self._adopting is None else (self.span, self._adopting.first_step)
+            has_it = (load.span, order.num_steps) in (self._left, leaves)
+            self._fetch(load, 0.0 if has_it else self.simulation.state_bytes(load.span))
             return
-        elif isinstance(order, CancelGroup):
-            self._load = None
-        else:
-            self._load.committed.add(order.step)
-            self._follow()
+        for known in [known for known in self._loads.values() if known.order.transfer == order.transfer]:
+            if isinstance(order, CancelGroup):
+                del self._loads[known.span]
+            else:
+                known.committed.add(order.step)
+                self._follow(known)
 
-    def _fetch(self, num_bytes: float) -> None:
-        assert self._load is not None
-        self._load.is_fetching = True
-        order = self._load.order
+    def _fetch(self, load: Load, num_bytes: float) -> None:
+        load.is_fetching = True
+        order = load.order
         seconds = self.simulation.fetch_s(self, order.donors, num_bytes)
         if seconds is None:
-            first, last = self._load.span
-            self._load = None
+            first, last = load.span
+            del self._loads[load.span]
             problem = "nobody who has it lives"
             self.simulation.report(
                 self,
@@ -227,10 +229,10 @@ class Peer:
             )
             return
         self.load_s += seconds
-        self.simulation.clock.after(seconds, self._fetched, self._load)
+        self.simulation.clock.after(seconds, self._fetched, load)
 
     def _fetched(self, load: Load) -> None:
-        if load is not self._load or self.dead:
+        if load is not self._loads.get(load.span) or self.dead:
             return
         load.is_fetching = False
         load.num_steps = load.order.num_steps if load.num_steps < 0 else load.num_steps + 1
@@ -242,13 +244,12 @@ class Peer:
             digest=str(load.num_steps),
         )
         self.simulation.report(self, report)
-        self._follow()
+        self._follow(load)
         self._finish_adopting()
 
-    def _follow(self) -> None:
-        load = self._load
-        if load is not None and not load.is_fetching and load.num_steps in load.committed:
-            self._fetch(self.simulation.reduced_bytes(load.span))
+    def _follow(self, load: Load) -> None:
+        if not load.is_fetching and load.num_steps in load.committed:
+            self._fetch(load, self.simulation.reduced_bytes(load.span))
 
     def _adopt_when_loaded(self, plan: Plan) -> None:
         if self.plan is None or plan.number > self.plan.number:
@@ -256,10 +257,11 @@ class Peer:
             self._finish_adopting()
 
     def _finish_adopting(self) -> None:
-        plan, load = self._adopting, self._load
+        plan = self._adopting
         if plan is None:
             return
         spans = plan.spans_of(self.name)
+        left = (self.span, plan.first_step) if self.replica is not None and self.span not in spans else None
         if not spans:
             self.plan, self.replica = plan, None
         elif self.replica is not None and self.span in spans:
@@ -267,12 +269,18 @@ class Peer:
             assert group is not None
             self.adopt(plan, group)
         else:
-            if load is None or load.span not in spans or load.num_steps < plan.first_step:
+            load = next((load for span, load in self._loads.items() if span in spans), None)
+            if load is None or load.num_steps < plan.first_step:
                 return
             group = plan.group_of(load.span)
             assert group is not None
             self.build(plan, group, plan.first_step)
-        self._load = self._adopting = None
+        self._loads = {span: load for span, load in self._loads.items() if span not in spans}
+        there = {peer for members in plan.groups for peer in members}
+        for load in self._loads.values():
+            donors = sorted(plan.members_with(load.span) | (there & set(load.order.donors)))
+            load.order = replace(load.order, donors=tuple(donors))
+        self._left, self._adopting = left, None
         self.wake()
 
 

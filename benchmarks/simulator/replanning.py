@@ -10,7 +10,9 @@ from benchmarks.simulator.config import VirtualHost
 from scheduler.drafting import Draft
 from scheduler.planner.instance import Instance, Ints
 from scheduler.planner.intake import Measured, claims_of, hosts_of
+from scheduler.planner.moves import Policy
 from scheduler.replanning import Replanning
+from swarm.model.spans import Span
 from swarm.plan import Plan
 from swarm.wire.messages import Capabilities
 
@@ -21,14 +23,15 @@ class Followed:
     Args:
         instance: of the peers that are there at the beginning.
         plan: that holds.
+        policy: what moves and copies are worth.
     """
 
-    def __init__(self, instance: Instance, plan: Plan) -> None:
+    def __init__(self, instance: Instance, plan: Plan, policy: Policy) -> None:
         self._instance = instance
         self._claims = {claim.name: claim for claim in claims_of(instance.hosts)}
         self._lost: set[str] = set()
         draft = Draft(plan.fingerprint, plan.stages[0].first_layer)
-        self._replanning = Replanning(plan, draft, self._survey)
+        self._replanning = Replanning(plan, draft, self._survey, policy)
 
     def _survey(self) -> Instance:
         """All that are here now."""
@@ -69,6 +72,14 @@ class Followed:
     def called_off(self) -> None:
         """The plan that was proposed does not come."""
         self._replanning.called_off()
+
+    def shadow_is_current(self, peer: str, span: Span) -> None:
+        """A host holds what it keeps a copy of."""
+        self._replanning.shadow_is_current(peer, span)
+
+    def shadow_is_gone(self, peer: str, span: Span) -> None:
+        """A host keeps no copy."""
+        self._replanning.shadow_is_gone(peer, span)
 
     def wanted(self) -> Plan | None:
         """The plan to propose, once; None for no change."""

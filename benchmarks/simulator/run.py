@@ -27,6 +27,8 @@ from scheduler.instructions import (
     Record,
     Regroup,
     Send,
+    ShadowIsCurrent,
+    ShadowIsGone,
 )
 from scheduler.step import StepLeader
 from swarm.errors import RunError
@@ -252,6 +254,13 @@ class Simulation:
                     self._ended = True
                 case PlanChangeOff():
                     self._called_off()
+                case ShadowIsCurrent(peer, span):
+                    if self._followed is not None:
+                        self._followed.shadow_is_current(peer, span)
+                        self._propose()
+                case ShadowIsGone(peer, span, _):
+                    if self._followed is not None:
+                        self._followed.shadow_is_gone(peer, span)
         if instructions and self._leader.phase is self._leader.phase.CLOSING:
             self.closing_since_s = self.clock.now_s
 
@@ -323,6 +332,8 @@ class Simulation:
         wanted = self._followed.wanted()
         if wanted is not None:
             self._leader.propose(wanted)
+        else:
+            self._leader.load_shadows()
 
     # --- summing up ------------------------------------------------------------------------------------------------
 

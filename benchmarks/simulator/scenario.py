@@ -17,6 +17,7 @@ from scheduler.planner.heuristic import certified_plan
 from scheduler.planner.instance import Instance, Owners
 from scheduler.planner.intake import Measured, claims_of
 from scheduler.planner.occupancy import FETCHED_SHARE
+from scheduler.replanning import policy_of
 from swarm.errors import UnknownKey
 from swarm.plan import Plan
 
@@ -36,9 +37,13 @@ class Scenario:
     predicted: Evaluation
     instance: Instance
 
-    def followed(self) -> Followed:
-        """The production replanner, from this swarm's first plan on."""
-        return Followed(self.instance, self.config.plan)
+    def followed(self, shadow_copies: float = 0.0) -> Followed:
+        """The production replanner, from this swarm's first plan on.
+
+        Args:
+            shadow_copies: as the run's configuration has it.
+        """
+        return Followed(self.instance, self.config.plan, policy_of(shadow_copies))
 
 
 def of_family(name: str, num_peers: int, seed: int) -> Instance:

@@ -24,6 +24,9 @@ def simulate(
     churn_life_h: Annotated[
         float, typer.Option("--churn-life-h", min=0, help="Mean life of a host in hours; 0 for no churn.")
     ] = 0.0,
+    shadow_copies: Annotated[
+        float, typer.Option(min=0, max=4, help="Under churn: as `schedule.shadow_copies` of a run; 0 for none.")
+    ] = 0.0,
     round_trip_ms: Annotated[float, typer.Option(min=0, help="To the scheduler and back.")] = 50.0,
     json: Annotated[Path | None, typer.Option(help="Write the report to this file.")] = None,
 ) -> None:
@@ -44,7 +47,7 @@ def simulate(
     followed = None
     if churn_life_h:
         planned = scenarios.churned(planned, churn_life_h * 3600, seed)
-        followed = planned.followed()
+        followed = planned.followed(shadow_copies)
     began_s = time.perf_counter()
     report = run(planned.config, followed)
     figures: dict[str, Any] = {

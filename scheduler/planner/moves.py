@@ -30,7 +30,8 @@ class Policy:
         switch_s: to begin serving a stage whose state the host has.
         copy_cover: copies of each stage's state that surplus memory should keep, in shares of the stage's throughput;
             0 for none.
-        copy_line_share: of its host's line, and of its donors', that keeping a copy current may take.
+        copy_line_share: of what microbatches leave of its host's line, and of its donors', that keeping a copy current
+            may take.
     """
 
     horizon_s: float = 1800.0
@@ -149,9 +150,10 @@ class Economy:
             return False
         step_s = self._work.global_batch / rate
         step_bytes = places.sizes[stage] * self._work.raw_gradient_bytes
-        copies = 1 + places.num_copies[stage]
-        most_bytes = min(host.claim.down_bytes_per_s, places.up_bytes_per_s[stage] / copies) * step_s
-        return step_bytes <= self._policy.copy_line_share * most_bytes
+        busy = 0.0 if host.stage < 0 else 2 * self._work.boundary_bytes * host.rates[host.stage]
+        donors = places.spare_up_bytes_per_s[stage] / (1 + places.num_copies[stage])
+        spare = min(host.claim.down_bytes_per_s - busy, donors)
+        return step_bytes <= self._policy.copy_line_share * spare * step_s
 
     def goes_on(self, host: Occupant, stage: int) -> bool:
         """Whether a mover serves its old stage until it has loaded the new one."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import enum
 from bisect import bisect_left, insort
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
@@ -206,6 +207,12 @@ class Occupancy:
     def without_copy(self, most: int) -> list[str]:
         """Hosts that have nothing to fetch and keep no copy, longest so first."""
         return list(islice(self._without_copy, most))
+
+    def ask_others_first(self, names: Sequence[str]) -> None:
+        """None of these could take what was wanted: `without_copy` names them last."""
+        for name in names:
+            del self._without_copy[name]
+            self._without_copy[name] = None
 
     def num_staying(self, stage: int) -> int:
         """Hosts that serve a stage and are not about to leave it."""

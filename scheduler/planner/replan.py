@@ -374,10 +374,12 @@ class Replanner:
             yield Copy(host.name, stage, num_bytes, step_bytes, load_s)
 
     def _copy_host(self, stage: int) -> Occupant | None:
-        for name in self.places.without_copy(_COPY_HOSTS):
+        names = self.places.without_copy(_COPY_HOSTS)
+        for name in names:
             host = self.places.hosts[name]
             if host.stage != stage and host.rates[stage] > 0 and self._economy.may_copy(host, stage):
                 return host
+        self.places.ask_others_first(names)
         return None
 
 

@@ -19,6 +19,7 @@ from benchmarks.simulator.verbs import simulate as verb
 from scheduler.instructions import Record
 from scheduler.planner.instance import Instance, Owners, Regions, Work
 from scheduler.planner.intake import hosts_of
+from scheduler.planner.moves import Policy
 from swarm.errors import ConfigError, RunError, UnknownKey
 from swarm.toml_text import to_toml
 from tests.support.plans import plan as make_plan
@@ -163,7 +164,7 @@ def followed(asked: SimConfig) -> Followed:
     )
     ends_s, line = np.full(len(asked.owners), 1e-3), np.full(len(asked.owners), 1e9)
     owners = Owners(asked.plan.owners, ends_s, line, line, np.zeros(len(asked.owners), dtype=np.int64))
-    return Followed(Instance(hosts, owners, Regions.unlimited(), work), asked.plan)
+    return Followed(Instance(hosts, owners, Regions.unlimited(), work), asked.plan, Policy())
 
 
 def test_a_host_that_joins_stands_by_without_a_planner_and_serves_with_one() -> None:

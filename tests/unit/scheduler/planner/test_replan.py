@@ -110,6 +110,14 @@ def test_a_host_on_which_a_copy_came_to_nothing_is_asked_for_none() -> None:
     assert replanner.uncopied("nobody") == Decision()
 
 
+def test_a_host_with_room_is_found_among_many_without() -> None:
+    replanner = start([3, 3], 12, Policy(copy_cover=0.1))
+    for name in sorted(replanner.places.hosts)[:-1]:
+        replanner.places.remeasure(claim(name, room=0.7))
+    found = [copy.host for _ in range(4) for copy in replanner.copy_more().copies]
+    assert found == ["s1.9"]  # the last by name
+
+
 def test_copies_outlive_another_plan() -> None:
     replanner = start([3, 3], 3, Policy(copy_cover=1.0), {"s0.0": (1, True), "s0.1": (1, False)})
     assert replanner.places.copies[1] == [(pytest.approx(replanner.places.hosts["s0.0"].rates[1]), "s0.0")]
