@@ -335,7 +335,8 @@ class Assignment:
     def waiting_for(self) -> str:
         """In a person's words."""
         if not self._members:
-            return "its layers' state" if self._loads else "a plan that needs this peer"
+            loads = any(not loading.is_shadow for loading in self._loads.values())
+            return "its layers' state" if loads else "a plan that needs this peer"
         if self._owner is not None and self._owner.window.num_in_flight:
             return f"{self._owner.window.num_in_flight} microbatches to come home"
         states = {member.replica.state.value for member in self._members.values()}
