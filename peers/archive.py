@@ -21,6 +21,8 @@ S = TypeVar("S", bound=Stage)
 
 NO_ROUND = RoundKey(0, 0)
 _NORM = struct.Struct("<d")
+_PATIENT_STEPS = MAX_AVERAGES // 2
+"""After a snapshot that may not have been written, before the next one."""
 _MAX_DAMAGED = 8
 """Files that may turn out damaged before the disk is not asked any more."""
 
@@ -72,7 +74,18 @@ class Archive:
         """
         note = _NORM.pack(square_norm) + record
         self._notes[span] = step, key, record
-        await self._try(self._journal.put_average, span, step, key, parts, note)
+        if await self._try(self._leads_somewhere, span, step, key, parts, note) is False:
+            base, newest = self._newest.get(span, (0, 0))
+            if step - base >= _PATIENT_STEPS:
+                self._newest[span] = newest - MAX_AVERAGES, newest  # a snapshot is due
+
+    def _leads_somewhere(self, span: Span, step: int, key: RoundKey, parts: Mapping[str, bytes], note: bytes) -> bool:
+        """Put an average; False where its beginning is not on the disk: it could not be written, or lagged too far."""
+        try:
+            self._journal.put_average(span, step, key, parts, note)
+        except CheckpointMissing:
+            return False
+        return True
 
     def committed(self, span: Span, step: int, key: RoundKey, grad_norm: float) -> None:
         """That average was applied; in the background."""
@@ -208,7 +221,7 @@ class Archive:
         try:
             return function(*arguments)
         except CheckpointMissing:
-            return None  # an average whose beginning could not be written
+            return None  # the mark of an average that is not there
         except CheckpointError as error:
             self._say(f"this peer's journal: {error}")
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +114,31 @@ def test_a_disk_that_is_too_small_is_told_and_stops_nothing(tmp_path: Path) -> N
         assert await archive.holdings() == ()
         assert told
         assert "[S600]" in told[0]
+        await archive.close()
+
+    asyncio.run(main())
+
+
+def test_a_history_that_is_gone_begins_again_before_long(tmp_path: Path) -> None:
+    """The journal gives up a group that lags behind another one: a shadow that was too slow for a while."""
+
+    async def main() -> None:
+        archive = opened(tmp_path)
+        await train(archive, make(), 10)
+        shutil.rmtree(tmp_path / "journal" / "layers-00001-00003")
+        stage = make()
+        for step in range(10):
+            average = [torch.zeros_like(each) for each in stage.mean_gradient(step, 0)]
+            stage.apply(step, average, NORM)
+        assert not archive.wants_snapshot(SPAN)
+        files = stage.gradient_files([torch.zeros_like(each) for each in stage.mean_gradient(10, 0)])
+        await archive.averaged(SPAN, 10, RoundKey(1, 11), files, 1.0, b"")
+        assert archive.wants_snapshot(SPAN)
+        archive.snapshot(SPAN, 10, RoundKey(1, 10), stage.snapshot())
+        await archive.averaged(SPAN, 10, RoundKey(1, 11), files, 1.0, b"")
+        assert not archive.wants_snapshot(SPAN)
+        (held,) = await archive.holdings()
+        assert (held.committed_steps, held.last_steps) == (10, 11)
         await archive.close()
 
     asyncio.run(main())
