@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ NO_ROUND = RoundKey(0, 0)
 _NORM = struct.Struct("<d")
 _PATIENT_STEPS = MAX_AVERAGES // 2
 """After a snapshot that may not have been written, before the next one."""
+_SPARE_SHARE = 0.5
+"""Of the disk's budget: when so much is taken, groups that we do not serve get no more."""
 _MAX_DAMAGED = 8
 """Files that may turn out damaged before the disk is not asked any more."""
 
@@ -51,10 +54,20 @@ class Archive:
         _, newest = self._newest.get(span, (0, 0))
         return newest != num_steps
 
-    def snapshot(self, span: Span, num_steps: int, key: RoundKey, parts: Mapping[str, bytes]) -> None:
-        """Keep a committed state, in the background."""
+    def snapshot(
+        self, span: Span, num_steps: int, key: RoundKey, parts: Mapping[str, bytes], *, is_spare: bool = False
+    ) -> None:
+        """Keep a committed state, in the background.
+
+        Args:
+            is_spare: of a group that we do not serve: it gives way to what we do.
+        """
         self._newest[span] = num_steps, num_steps
-        self._start(self._snapshot, span, num_steps, key, parts)
+        self._start(self._spare if is_spare else self._snapshot, span, num_steps, key, parts)
+
+    def _spare(self, span: Span, num_steps: int, key: RoundKey, parts: Mapping[str, bytes]) -> None:
+        with contextlib.suppress(CheckpointError):
+            self._journal.put_snapshot(span, num_steps, parts, key, budget_share=_SPARE_SHARE)
 
     def _snapshot(self, span: Span, num_steps: int, key: RoundKey, parts: Mapping[str, bytes]) -> None:
         try:
@@ -64,27 +77,42 @@ class Archive:
             self._journal.put_snapshot(span, num_steps, parts, key)
 
     async def averaged(
-        self, span: Span, step: int, key: RoundKey, parts: Mapping[str, bytes], square_norm: float, record: bytes
+        self,
+        span: Span,
+        step: int,
+        key: RoundKey,
+        parts: Mapping[str, bytes],
+        square_norm: float,
+        record: bytes,
+        *,
+        is_spare: bool = False,
     ) -> None:
         """Keep an average before anybody hears that we hold it.
 
         Args:
             square_norm: of the average.
             record: the step's ledger; empty where others keep it.
+            is_spare: as in `snapshot`.
         """
         note = _NORM.pack(square_norm) + record
         self._notes[span] = step, key, record
-        if await self._try(self._leads_somewhere, span, step, key, parts, note) is False:
+        share = _SPARE_SHARE if is_spare else 1.0
+        if await self._try(self._leads_somewhere, span, step, key, parts, note, share) is False:
             base, newest = self._newest.get(span, (0, 0))
             if step - base >= _PATIENT_STEPS:
                 self._newest[span] = newest - MAX_AVERAGES, newest  # a snapshot is due
 
-    def _leads_somewhere(self, span: Span, step: int, key: RoundKey, parts: Mapping[str, bytes], note: bytes) -> bool:
+    def _leads_somewhere(
+        self, span: Span, step: int, key: RoundKey, parts: Mapping[str, bytes], note: bytes, share: float
+    ) -> bool:
         """Put an average; False where its beginning is not on the disk: it could not be written, or lagged too far."""
         try:
-            self._journal.put_average(span, step, key, parts, note)
+            self._journal.put_average(span, step, key, parts, note, budget_share=share)
         except CheckpointMissing:
             return False
+        except CheckpointError:
+            if share == 1.0:
+                raise
         return True
 
     def committed(self, span: Span, step: int, key: RoundKey, grad_norm: float) -> None:

@@ -150,7 +150,15 @@ class Journal:
             root.mkdir(parents=True, exist_ok=True)
         remove_leftovers(root)
 
-    def put_snapshot(self, span: Span, num_steps: int, parts: Mapping[str, bytes], key: RoundKey = _NO_ROUND) -> None:
+    def put_snapshot(
+        self,
+        span: Span,
+        num_steps: int,
+        parts: Mapping[str, bytes],
+        key: RoundKey = _NO_ROUND,
+        *,
+        budget_share: float = 1.0,
+    ) -> None:
         """Keep a committed state, and drop what it makes superfluous.
 
         Args:
@@ -158,17 +166,25 @@ class Journal:
             num_steps: optimizer steps that the state has seen; a snapshot of the same number is replaced.
             parts: by part name, safetensors files of model and optimizer.
             key: the round that led to the state, where it is known.
+            budget_share: that may be taken, of the whole, with everything.
 
         Raises:
             CheckpointError: the budget or the disk is too small; what was kept before still is.
         """
         files = encode_snapshot(num_steps, key, parts)
-        self._make_room(span, sum(map(len, files.values())))
+        self._make_room(span, sum(map(len, files.values())), budget_share)
         self._group(span).write_snapshot(num_steps, files)
         self._prune(span)
 
     def put_average(
-        self, span: Span, step: int, key: RoundKey, parts: Mapping[str, bytes], record: bytes = b""
+        self,
+        span: Span,
+        step: int,
+        key: RoundKey,
+        parts: Mapping[str, bytes],
+        record: bytes = b"",
+        *,
+        budget_share: float = 1.0,
     ) -> None:
         """Keep an average that is not committed yet; that of another round, and all that came after it, give way.
 
@@ -178,6 +194,7 @@ class Journal:
             key: the round that it comes from.
             parts: by part name, safetensors files.
             record: what else is to be kept of the step, such as an owner's ledger; opaque.
+            budget_share: as in `put_snapshot`.
 
         Raises:
             CheckpointMissing: nothing here leads to `step` steps, or not to a committed state; a snapshot has to come
@@ -195,7 +212,7 @@ class Journal:
         if history.key_of(step) == key:
             return
         pieces = encode_average(step, key, parts, record)
-        self._make_room(span, sum(map(len, pieces)))
+        self._make_room(span, sum(map(len, pieces)), budget_share)
         with group.writing_average(step, pieces):
             # All that followed goes before the new one is there: after it, old and new history would be mixed.
             group.retain(*history.until(step))
@@ -329,10 +346,10 @@ class Journal:
         facts = group.facts()
         group.retain(frozenset(facts.snapshots), frozenset(facts.averages) - {step})
 
-    def _make_room(self, span: Span, num_bytes: int) -> None:
+    def _make_room(self, span: Span, num_bytes: int, share: float) -> None:
         self._prune(span)
         taken = sum(group.num_bytes for _, group in self._groups())
-        if taken + num_bytes > self._budget_bytes:
+        if taken + num_bytes > share * self._budget_bytes:
             raise CheckpointError(
                 f"{self._root} holds {taken} bytes, and {num_bytes} more are beyond its budget of {self._budget_bytes}",
                 "raise the journal's budget",

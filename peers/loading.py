@@ -173,8 +173,8 @@ class Loading:
         if archive.begins(self.span, done.step) or archive.wants_snapshot(self.span):
             assert self._stage is not None
             copy = await self._place.compute.run(Priority.FORWARD, self._stage.snapshot)
-            archive.snapshot(self.span, done.step, self._key, copy)
-        await archive.averaged(self.span, done.step, key, parts, square_norm, b"")
+            archive.snapshot(self.span, done.step, self._key, copy, is_spare=True)
+        await archive.averaged(self.span, done.step, key, parts, square_norm, b"", is_spare=True)
         archive.committed(self.span, done.step, key, done.grad_norm)
         self._key = key
 

@@ -216,8 +216,8 @@ class GroupMember:
                 self._report(CannotContinue(step=order.step + 1, stage=order.stage, diverged=False, problem=problem))
             return
         self._average = None
-        if order.share_average:
-            self._shelf.put_average(self._span, order.step + 1, average.files)
+        if order.averages_after >= 0:
+            self._shelf.put_average(self._span, order.step + 1, average.files, order.averages_after)
         else:
             self._shelf.drop_averages(self._span)
         await self._apply(step, average, order.grad_norm)

@@ -8,9 +8,10 @@
     LOADING    the state is here                            CURRENT
     LOADING    a commit                                     LOADING    FollowStep
     CURRENT    a commit                                     CURRENT    FollowStep
-    COPYING,   a plan change wants loads to begin anew, and WANTED     (members have room for one copy)
-    LOADING    it is only a shadow
+    COPYING,   a plan change wants another load to begin    COPYING    (members have room for one copy; CancelGroup)
+    LOADING
     any        lost, given up, or no longer needed          (none)     CancelGroup, where it may still load
+    any        a hundred steps behind, or waited for        (given up)
 
 Movers of a plan change go on with their present work meanwhile, and so do shadows, which no change waits for. Members
 share each step's averaged gradient from the copy on, so a follower is bit-equal at every step that it has reached.
@@ -63,6 +64,7 @@ class _Follower:
 
     Attributes:
         is_mover: a plan change waits for it; others are shadows, which nobody waits for.
+        waited_steps: commits since then.
         from_steps: the state after so many steps is what it loads first.
         reached: number of steps of the state that it holds.
         owed: steps that it must take as soon as it may load.
@@ -70,6 +72,7 @@ class _Follower:
 
     transfer: int
     is_mover: bool = False
+    waited_steps: int = 0
     state: _State = _State.WANTED
     from_steps: int = 0
     reached: int = 0
@@ -102,7 +105,8 @@ class Followers:
 
     def only_shadow(self, follower: Follower) -> None:
         """No plan change waits for it any more."""
-        self._all[follower].is_mover = False
+        known = self._all[follower]
+        known.is_mover, known.waited_steps = False, 0
 
     def drop(self, follower: Follower) -> list[Instruction]:
         """It is not needed."""
@@ -140,25 +144,26 @@ class Followers:
 
     def need_copy(self, span: Span) -> bool:
         """Whether members that hold `span` keep a copy of the state after this commit."""
-        return any(overlap(span, wanted) for wanted in self._beginning())
+        return any(overlap(span, wanted) for _, wanted in self._beginning())
 
-    def need_average(self, span: Span) -> bool:
-        """Whether members that hold `span` keep the average of this commit."""
-        return any(overlap(span, follower[1]) and known.state is not _State.WANTED for follower, known in self._items)
+    def averages_after(self, span: Span) -> int:
+        """Members that hold `span` keep averages that lead beyond so many steps; -1 for none."""
+        reached = [
+            max(known.reached, known.from_steps)
+            for follower, known in self._items
+            if overlap(span, follower[1]) and known.state is not _State.WANTED
+        ]
+        return min(reached, default=-1)
 
-    def _beginning(self) -> dict[Span, list[_Follower]]:
-        """Whose loads begin at this commit, by span."""
-        if not self._may_begin:
-            return {}
+    def _beginning(self) -> list[Follower]:
+        """Whose loads begin at this commit."""
         in_a_hurry = any(known.state is _State.WANTED and known.is_mover for _, known in self._items)
-        if self.hold_copies and not in_a_hurry:
-            return {}
-        found: dict[Span, list[_Follower]] = {}
-        for (_, span), known in self._items:
-            # Shadows that load already lose the copy that they load from.
-            if known.state is _State.WANTED or not (known.is_mover or known.state is _State.CURRENT):
-                found.setdefault(span, []).append(known)
-        return found
+        if not self._may_begin or (self.hold_copies and not in_a_hurry):
+            return []
+        # Those that load already lose the copy that they load from.
+        waiting = [follower for follower, known in self._items if known.state is not _State.CURRENT]
+        is_new = any(self._all[follower].state is _State.WANTED for follower in waiting)
+        return waiting if is_new else []
 
     @property
     def _items(self) -> Iterable[tuple[Follower, _Follower]]:
@@ -167,16 +172,19 @@ class Followers:
     # --- steps -----------------------------------------------------------------------------------------------------
 
     def committed(self, done: Committed) -> list[Instruction]:
-        """A step was committed, as `need_copy` and `need_average` had it."""
-        beginning = [known for each in self._beginning().values() for known in each]
+        """A step was committed, as `need_copy` and `averages_after` had it."""
+        beginning = self._beginning()
         instructions: list[Instruction] = []
         for (peer, _), known in self._items:
+            known.waited_steps += known.is_mover
             if known.state is _State.COPYING:
                 known.owed.append(done)
             elif known.state in (_State.LOADING, _State.CURRENT):
                 instructions.append(Send(peer, self._follow(known, done)))
-        for known in beginning:
+        for follower in beginning:
+            known = self._all[follower]
             if known.state is _State.LOADING:
+                instructions.append(Send(follower[0], CancelGroup(term=self.term, transfer=known.transfer)))
                 self._num_transfers += 1
                 known.transfer = first_transfer(self.term) + self._num_transfers
             known.state, known.from_steps, known.reached = _State.COPYING, done.step + 1, 0
@@ -261,10 +269,10 @@ class Followers:
         return known is not None and known.state is _State.CURRENT
 
     def hopeless(self, step: int) -> list[Follower]:
-        """Whose load takes too long."""
-        loading = (_State.COPYING, _State.LOADING)
+        """Who is behind for too long, or waited for."""
         return [
             follower
             for follower, known in self._items
-            if known.state in loading and step - known.from_steps > MAX_LOADING_STEPS
+            if (known.waited_steps > MAX_LOADING_STEPS and not self.is_near(follower, step))
+            or (known.state is not _State.WANTED and step - max(known.reached, known.from_steps) > MAX_LOADING_STEPS)
         ]

@@ -73,13 +73,13 @@ class Orders:
         ]
 
     def commit(
-        self, grad_norm: float, needs_copy: Callable[[Span], bool], needs_average: Callable[[Span], bool]
+        self, grad_norm: float, needs_copy: Callable[[Span], bool], averages_after: Callable[[Span], int]
     ) -> list[Instruction]:
         """Apply the average.
 
         Args:
             needs_copy: whether members of a span keep a copy of what comes out.
-            needs_average: whether they share the average with movers.
+            averages_after: how many steps those who follow them have all seen; -1 where nobody does.
         """
         orders: list[Instruction] = []
         for stage, peer in self.members:
@@ -92,7 +92,7 @@ class Orders:
                 round=self.round,
                 grad_norm=grad_norm,
                 snapshot=needs_copy(span),
-                share_average=needs_average(span),
+                averages_after=averages_after(span),
             )
             orders.append(Send(peer, order))
         return orders

@@ -90,6 +90,7 @@ class Replanning:
         self._owners.discard(peer)
         self._moves.pop(peer, None)
         self._whole = {shadow for shadow in self._whole if shadow[0] != peer}
+        self._reweighed |= peer in self._planned_shadows  # the plan names a copy that is not there
         self._take(self._replanner.leave(peer))
 
     def leaves(self, peer: str) -> None:
@@ -127,6 +128,7 @@ class Replanning:
         """A host keeps no copy, and gets no other one to keep."""
         self._whole.discard((peer, span))
         self._barred.add(peer)
+        self._reweighed |= peer in self._planned_shadows
         self._take(self._replanner.uncopied(peer))
 
     def changed(self, plan: Plan) -> None:
@@ -242,11 +244,8 @@ class Replanning:
         copies = {
             peer: (stage, (peer, self.plan.span_of(stage)) in self._whole)
             for peer, stage in self._planned_shadows.items()
-            if peer not in self._barred
         }
-        self._replanner = Replanner(*_placed(self._instance, self.plan), self.policy, copies)
-        for peer in sorted(self._barred):
-            self._take(self._replanner.uncopied(peer))
+        self._replanner = Replanner(*_placed(self._instance, self.plan), self.policy, copies, self._barred)
         self._moves, self._reweighed = {}, False
         self._benched.clear()
         self._owners = set(self._instance.owners.names) - set(self.plan.owners) - self._failed

@@ -385,7 +385,7 @@ class StepLeader:
         def needs_copy(span: Span) -> bool:
             return checkpoint or self._change.needs_copy(span)
 
-        instructions += self._orders.commit(grad_norm, needs_copy, self._change.needs_average)
+        instructions += self._orders.commit(grad_norm, needs_copy, self._change.averages_after)
         self._applying.begin(self.step, self.plan, self._members(), checkpoint=checkpoint)
         self._open_ledgers.committed(self.step)
         self.step += 1
@@ -499,7 +499,9 @@ class StepLeader:
         instructions: list[Instruction] = []
         for applied in self._applying.settled():
             instructions.append(applied)
-            instructions += self._change.all_applied(applied.num_steps, self.plan, self.lost, self.cursors)
+            instructions += self._change.all_applied(
+                applied.num_steps, (applied.plan, self.plan), self.lost, self.cursors
+            )
         if self.phase is Phase.FINISHED and not self._applying:
             instructions.append(Finish())
         return instructions

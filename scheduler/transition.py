@@ -13,7 +13,7 @@ names load when nothing else does; one that fails is let go, and nobody waits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from scheduler.followers import Committed, Follower, Followers
@@ -82,9 +82,9 @@ class PlanChange:
         """Whether members that hold `span` keep a copy of the state after this commit."""
         return self._followers.need_copy(span)
 
-    def needs_average(self, span: Span) -> bool:
-        """Whether members that hold `span` keep the average of this commit."""
-        return self._followers.need_average(span)
+    def averages_after(self, span: Span) -> int:
+        """Members that hold `span` keep averages that lead beyond so many steps; -1 for none."""
+        return self._followers.averages_after(span)
 
     # --- events ----------------------------------------------------------------------------------------------------
 
@@ -119,15 +119,18 @@ class PlanChange:
         wrong = self._followers.applied(span, num_steps, digest)
         return [] if wrong is None else self._give_up(wrong, f"{wrong[0]} loaded other weights than the group holds")
 
-    def all_applied(self, num_steps: int, plan: Plan, lost: set[str], cursors: Mapping[str, int]) -> list[Instruction]:
+    def all_applied(
+        self, num_steps: int, plans: Sequence[Plan], lost: set[str], cursors: Mapping[str, int]
+    ) -> list[Instruction]:
         """Every member holds the state after so many steps, and its copy if one was wanted.
 
         Args:
+            plans: that the step ran under, and that holds now: members of both have what is needed.
             cursors: by owner, the first microbatch that no committed step has used.
         """
 
         def donors_of(span: Span) -> tuple[str, ...]:
-            return tuple(sorted(plan.members_with(span) - lost))
+            return tuple(sorted(frozenset[str]().union(*(plan.members_with(span) for plan in plans)) - lost))
 
         return self._followers.all_applied(num_steps, donors_of, cursors)
 

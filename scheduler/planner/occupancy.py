@@ -53,7 +53,6 @@ class Occupant:
         still: while it loads, the stage that it goes on serving; -1 for none.
         copy: the stage of which it keeps a second state; -1 for none.
         copy_whole: whether that has loaded.
-        cannot_copy: a copy came to nothing on it.
     """
 
     claim: Measured
@@ -63,7 +62,6 @@ class Occupant:
     still: int = -1
     copy: int = -1
     copy_whole: bool = False
-    cannot_copy: bool = False
 
     @property
     def serves(self) -> int:
@@ -142,13 +140,6 @@ class Occupancy:
         self._enter(changed)
         return changed
 
-    def bar_from_copies(self, host: Occupant) -> Occupant:
-        """A copy came to nothing on it: it keeps none any more."""
-        self._count(host, -1)
-        barred = replace(host, copy=-1, copy_whole=False, cannot_copy=True)
-        self._enter(barred)
-        return barred
-
     def remeasure(self, claim: Measured) -> Occupant:
         """The same host with other figures."""
         old = self.remove(claim.name)
@@ -191,7 +182,7 @@ class Occupancy:
             self.copy_rate[copy] += sign * host.rates[copy]
             if host.copy_whole:
                 _update(self.copies[copy], (host.rates[copy], host.name), sign)
-        elif host.phase in (Phase.SERVING, Phase.STANDBY) and not host.cannot_copy:
+        elif host.phase in (Phase.SERVING, Phase.STANDBY):
             if sign > 0:
                 self._without_copy[host.name] = None
             else:

@@ -26,7 +26,7 @@ A switch is judged by what serves now; a slow move by that and by what is planne
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from scheduler.planner.adoption import best_step, relabelled
 from scheduler.planner.evaluator import evaluate
@@ -59,7 +59,9 @@ class Replanner:
         instance: the problem that `assignment` answers; its hosts that have a stage serve it.
         assignment: the plan that holds.
         policy: what moves are worth.
-        copies: by host, the stage of which it keeps a second state, and whether that is whole.
+        copies: by host, also of those that have still to join, the stage of which it keeps a second state, and
+            whether that is whole.
+        barred: hosts that are asked for no copies.
 
     Raises:
         ModelTooLarge: a host has not enough memory for its stage.
@@ -72,8 +74,10 @@ class Replanner:
         assignment: Assignment,
         policy: Policy | None = None,
         copies: Mapping[str, tuple[int, bool]] | None = None,
+        barred: Iterable[str] = (),
     ) -> None:
         self._policy = policy or Policy()
+        self._barred = set(barred)
         self.adopt(instance, assignment, copies or {})
 
     # --- events ----------------------------------------------------------------------------------------------------
@@ -82,14 +86,18 @@ class Replanner:
         self, instance: Instance, assignment: Assignment, copies: Mapping[str, tuple[int, bool]] | None = None
     ) -> None:
         """Another plan holds, however many moves it took: every host with a stage serves it."""
+        self._known_copies = dict(copies or {})
         fill_s = evaluate(instance, assignment).fill_s
         self.places = Occupancy(instance, assignment.sizes)
         self._economy = Economy(instance, self.places, self._policy, fill_s)
         for claim, stage in zip(claims_of(instance.hosts), assignment.stage.tolist(), strict=True):
-            host = self.places.add(claim, stage)
-            copy, is_whole = (copies or {}).get(claim.name, (-1, False))
-            if copy not in (-1, stage):
-                self.places.change(host, phase=host.phase, stage=stage, copy=copy, copy_whole=is_whole)
+            self._with_its_copy(self.places.add(claim, stage))
+
+    def _with_its_copy(self, host: Occupant) -> Occupant:
+        copy, is_whole = self._known_copies.pop(host.name, (-1, False))
+        if copy in (-1, host.stage) or host.name in self._barred:
+            return host
+        return self.places.change(host, phase=host.phase, stage=host.stage, copy=copy, copy_whole=is_whole)
 
     def join(self, claim: Measured) -> Decision:
         """A host is here and has nothing yet.
@@ -100,10 +108,11 @@ class Replanner:
         """
         if claim.name in self.places.hosts:
             raise RunError(f"{claim.name} joined twice", "report this as a bug")
-        return self._settle(self._join(self.places.add(claim)))
+        return self._settle(self._join(self._with_its_copy(self.places.add(claim))))
 
     def leave(self, name: str) -> Decision:
         """A host is gone; of one that was not here, nothing follows."""
+        self._known_copies.pop(name, None)
         if name not in self.places.hosts:
             return Decision()
         self.places.remove(name)
@@ -133,6 +142,9 @@ class Replanner:
         before = self._host(claim.name)
         self.places.remove(claim.name)
         host = self.places.add(claim)
+        if before.stage < 0 and before.copy >= 0:
+            copy, whole = before.copy, before.copy_whole
+            host = self.places.change(host, phase=Phase.STANDBY, stage=-1, copy=copy, copy_whole=whole)
         if before.phase is Phase.SERVING and self._is_wanted(host, before.stage, self._economy.slowest_reduce_s()):
             copy, whole = before.copy, before.copy_whole
             self.places.change(host, phase=Phase.SERVING, stage=before.stage, copy=copy, copy_whole=whole)
@@ -161,10 +173,11 @@ class Replanner:
 
     def uncopied(self, name: str) -> Decision:
         """A host cannot keep a copy: it is asked for none any more."""
+        self._barred.add(name)
         host = self.places.hosts.get(name)
-        if host is None:
+        if host is None or host.copy < 0:
             return Decision()
-        self.places.bar_from_copies(host)
+        self.places.change(host, phase=host.phase, stage=host.stage, still=host.still, copy=-1, copy_whole=False)
         return self._settle([])
 
     def copy_more(self) -> Decision:
@@ -377,7 +390,8 @@ class Replanner:
         names = self.places.without_copy(_COPY_HOSTS)
         for name in names:
             host = self.places.hosts[name]
-            if host.stage != stage and host.rates[stage] > 0 and self._economy.may_copy(host, stage):
+            is_able = host.stage != stage and host.rates[stage] > 0 and name not in self._barred
+            if is_able and self._economy.may_copy(host, stage):
                 return host
         self.places.ask_others_first(names)
         return None

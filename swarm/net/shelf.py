@@ -37,9 +37,14 @@ class Shelf:
         self._copies[span == ENDS] = num_steps, parts
         self._changed()
 
-    def put_average(self, span: Span, num_steps: int, parts: Parts) -> None:
-        """Keep the averaged gradient that led to the state after `num_steps` steps."""
-        kept = self._averages.setdefault(span == ENDS, {})
+    def put_average(self, span: Span, num_steps: int, parts: Parts, seen_steps: int) -> None:
+        """Keep the averaged gradient that led to the state after `num_steps` steps.
+
+        Args:
+            seen_steps: who follows has seen so many: what led there may go.
+        """
+        kept = self._averages.get(span == ENDS, {})
+        kept = self._averages[span == ENDS] = {key: each for key, each in kept.items() if key > seen_steps}
         kept[num_steps] = parts
         while len(kept) > 1 and sum(map(_num_bytes, kept.values())) > self._average_bytes:
             del kept[min(kept)]

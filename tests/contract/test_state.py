@@ -241,7 +241,7 @@ def test_a_list_asked_for_too_early_is_not_remembered(
 
         def slowly(parts: shelves.Parts) -> object:
             found = describe(parts)
-            shelf.put_average(SPAN, 8, {"gradient-00001": b"late"})  # while the list is being made
+            shelf.put_average(SPAN, 8, {"gradient-00001": b"late"}, 7)  # while the list is being made
             return found
 
         monkeypatch.setattr(shelves, "_describe", slowly)

@@ -95,6 +95,19 @@ def test_plans_change_under_way(
 
 
 @pytest.mark.parametrize("staleness", [0, 1])
+def test_where_nobody_dies_every_load_comes_to_something(staleness: int) -> None:
+    fired: Counter[str] = Counter()
+    for seed in range(20):
+        world = World(seed, stages=2, replicas=3, owners=2, batch=8, steps=16, deaths=0, changes=6, staleness=staleness)
+        world.run()
+        world.check_end()
+        fired += world.fired
+    assert fired["a shadow took over"] > 0
+    assert fired["ShadowIsGone"] <= 2, fired
+    assert fired["PlanChangeOff"] <= 2, fired
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
 def test_plan_changes_really_happen(staleness: int) -> None:
     fired: Counter[str] = Counter()
     for seed in range(40):

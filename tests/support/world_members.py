@@ -129,6 +129,9 @@ class Members:
     # --- plan changes ----------------------------------------------------------------------------------------------
 
     def on_prepare(self, member: Member, order: PrepareGroup) -> None:
+        old = member.loads.get((order.first_layer, order.last_layer))
+        if old is not None and old.order.transfer >= order.transfer:
+            return
         load = member.loads[order.first_layer, order.last_layer] = Load(order)
         own = member.left.pop(load.span, None)
         if own is not None and len(own) == order.num_steps:
@@ -267,7 +270,9 @@ class Members:
 
     def on_order(self, member: Member, message: object) -> None:
         replica = member.replica
-        if isinstance(message, PrepareGroup):
+        if member.adopting is not None:
+            member.waiting.append(message)  # orders are carried out one at a time
+        elif isinstance(message, PrepareGroup):
             self.on_prepare(member, message)
         elif isinstance(message, FollowStep):
             for span, load in member.loads.items():
@@ -277,8 +282,6 @@ class Members:
         elif isinstance(message, CancelGroup):
             loads = member.loads.items()
             member.loads = {span: load for span, load in loads if load.order.transfer != message.transfer}
-        elif member.adopting is not None:
-            member.waiting.append(message)
         elif isinstance(message, RunPaused):
             assert message.paused or self.fired["paused"]
         elif isinstance(message, Plan):
@@ -386,11 +389,12 @@ class Members:
                 del contributions[order.step, lease]
         if member.window is not None:
             member.window.committed(order.step)
-        if not order.share_average:
-            member.shared = {}
+        # As everywhere here, an average is named by the step before it.
+        kept = {step: each for step, each in member.shared.items() if step >= order.averages_after}
+        member.shared = kept if order.averages_after >= 0 else {}
         if order.snapshot:
             member.copies = {order.step + 1: (member.span, list(member.weights))}
-        if order.share_average:
+        if order.averages_after >= 0:
             member.shared[order.step] = member.span, member.weights[-1]
         self.send(
             member.name,

@@ -136,14 +136,14 @@ class ReopenStep:
     round: int
 
 
-@message(65)
+@message(112)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitStep:
     """All stages are reduced: apply, with the norm of the whole model's gradient.
 
     Attributes:
         snapshot: keep a copy of the new state, for a checkpoint or for peers that load it.
-        share_average: keep the averaged gradient, for peers that follow this group.
+        averages_after: keep averages that lead beyond so many steps, for peers that follow this group; -1 for none.
     """
 
     term: int
@@ -153,7 +153,7 @@ class CommitStep:
     round: int
     grad_norm: float
     snapshot: bool
-    share_average: bool
+    averages_after: int
 
 
 @message(59)

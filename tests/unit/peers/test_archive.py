@@ -125,6 +125,7 @@ def test_a_history_that_is_gone_begins_again_before_long(tmp_path: Path) -> None
     async def main() -> None:
         archive = opened(tmp_path)
         await train(archive, make(), 10)
+        assert await archive.holdings(), "and all of it is written"
         shutil.rmtree(tmp_path / "journal" / "layers-00001-00003")
         stage = make()
         for step in range(10):
@@ -139,6 +140,24 @@ def test_a_history_that_is_gone_begins_again_before_long(tmp_path: Path) -> None
         assert not archive.wants_snapshot(SPAN)
         (held,) = await archive.holdings()
         assert (held.committed_steps, held.last_steps) == (10, 11)
+        await archive.close()
+
+    asyncio.run(main())
+
+
+def test_what_we_do_not_serve_leaves_room_for_what_we_do(tmp_path: Path) -> None:
+    """A disk for one group: the spare one gives way, and the one that counts stays whole."""
+    other = (4, 6)
+
+    async def main() -> None:
+        stage = make()
+        parts = stage.snapshot()
+        budget_bytes = 3 * sum(map(len, parts.values()))
+        archive = opened(tmp_path, budget_bytes=budget_bytes)
+        archive.snapshot(SPAN, 1, RoundKey(1, 1), parts)
+        archive.snapshot(other, 1, RoundKey(1, 1), parts, is_spare=True)
+        await archive.averaged(other, 1, RoundKey(1, 2), parts, 1.0, b"", is_spare=True)
+        assert [(held.first_layer, held.last_layer) for held in await archive.holdings()] == [SPAN]
         await archive.close()
 
     asyncio.run(main())

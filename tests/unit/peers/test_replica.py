@@ -37,7 +37,7 @@ def reopen(round_number: int = 1, step: int = 5, term: int = 1) -> ReopenStep:
 
 def commit(round_number: int = 1, step: int = 5, term: int = 1) -> CommitStep:
     return CommitStep(
-        term=term, plan=1, step=step, stage=0, round=round_number, grad_norm=1.0, snapshot=False, share_average=False
+        term=term, plan=1, step=step, stage=0, round=round_number, grad_norm=1.0, snapshot=False, averages_after=-1
     )
 
 

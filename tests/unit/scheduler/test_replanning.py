@@ -145,6 +145,15 @@ def test_a_host_that_cannot_keep_a_copy_is_named_no_more() -> None:
     assert again is None or peer not in {peer for peer, _ in again.shadows}
 
 
+def test_a_shadow_that_is_lost_is_named_no_more_even_if_it_is_back_at_once() -> None:
+    """The leader has forgotten it: only a plan makes it load again."""
+    swarm, plan = keeping_copies()
+    peer, _ = min(plan.shadows)
+    swarm.replanning.lost(peer)
+    swarm.join(peer, swarm.hosts[peer])
+    assert swarm.replanning.target() is not None
+
+
 def test_a_rerated_host_gets_another_weight_and_nobody_moves() -> None:
     swarm = Swarm(a=0.1, b=0.1, c=0.1, d=0.1)
     slower = capabilities(layer_seconds=0.15, up_bytes_per_s=1e9, down_bytes_per_s=1e9)

@@ -27,7 +27,7 @@ def loading(target: Plan = MOVES_B) -> PlanChange:
     change = PlanChange(term=1)
     assert change.propose(NOW, target, set())
     assert change.after_commit(Committed(4, 1, 1.0), NOW) == (NOW, [])
-    assert change.all_applied(5, NOW, set(), {"o": 7})
+    assert change.all_applied(5, [NOW], set(), {"o": 7})
     return change
 
 
@@ -42,8 +42,10 @@ def test_a_mover_is_told_what_to_load_from_whom() -> None:
     change = PlanChange(term=1)
     change.propose(NOW, replace(MOVES_B, owners=("o", "p"), owner_fractions=(1.0, 1.0)), set())
     change.after_commit(Committed(4, 1, 1.0), NOW)
-    assert change.all_applied(4, NOW, set(), {}) == []
-    orders = {each.peer: each.message for each in change.all_applied(5, NOW, {"d"}, {"p": 9}) if isinstance(each, Send)}
+    assert change.all_applied(4, [NOW], set(), {}) == []
+    orders = {
+        each.peer: each.message for each in change.all_applied(5, [NOW], {"d"}, {"p": 9}) if isinstance(each, Send)
+    }
     trunk, ends = orders["b"], orders["p"]
     assert isinstance(trunk, PrepareGroup)
     assert isinstance(ends, PrepareGroup)

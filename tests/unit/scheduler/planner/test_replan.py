@@ -110,6 +110,28 @@ def test_a_host_on_which_a_copy_came_to_nothing_is_asked_for_none() -> None:
     assert replanner.uncopied("nobody") == Decision()
 
 
+def test_a_standby_is_known_for_its_copy_when_it_comes_and_when_its_line_changes() -> None:
+    policy = Policy(copy_cover=1.0)
+    replanner = start([3, 3], 3, policy, {"z": (1, True)})
+    replanner.join(claim("z", line=0.05))  # its line would slow everybody down
+    host = replanner.places.hosts["z"]
+    assert (host.stage, host.copy, host.copy_whole) == (-1, 1, True)
+    replanner.relined(claim("z", line=0.06))
+    host = replanner.places.hosts["z"]
+    assert (host.stage, host.copy, host.copy_whole) == (-1, 1, True)
+    replanner.leave("z")
+    replanner.join(claim("z", line=0.05))
+    assert not replanner.places.hosts["z"].copy_whole, "it comes with nothing"
+
+
+def test_a_host_that_is_barred_from_copies_stays_so_when_it_comes_again() -> None:
+    replanner = start([3, 3], 1, Policy(copy_cover=1.0))
+    replanner.uncopied("s0.0")
+    replanner.leave("s0.0")
+    replanner.join(claim("s0.0"))
+    assert replanner.places.hosts["s0.0"].copy == -1
+
+
 def test_a_host_with_room_is_found_among_many_without() -> None:
     replanner = start([3, 3], 12, Policy(copy_cover=0.1))
     for name in sorted(replanner.places.hosts)[:-1]:
