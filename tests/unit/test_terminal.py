@@ -92,7 +92,7 @@ def test_the_volunteers_own_view() -> None:
         is_cut_off=True,
         reached="dialled at 203.0.113.7, which is what the scheduler tried",
         parts=(Part("layers 0-127", 123_456, 0.5),),
-        loading=(),
+        beside=(),
         computed_tokens=10**12,
         computed_microbatches=10**9,
         sent_bytes=1 << 44,
