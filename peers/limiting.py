@@ -63,12 +63,15 @@ class Limiting:
         traffic, local = self.peer.traffic, time.localtime()
         day = f"{local.tm_year}-{local.tm_yday}"
         self.today_bytes = self._today.count(day, traffic.sent_bytes + traffic.received_bytes)
-        now = Circumstances(
-            minute=60 * local.tm_hour + local.tm_min,
-            on_battery=on_battery(),
-            unused_s=self._use.unused_s(),
-            today_bytes=self.today_bytes,
-        )
+        try:
+            now = Circumstances(
+                minute=60 * local.tm_hour + local.tm_min,
+                on_battery=on_battery(),
+                unused_s=self._use.unused_s(),
+                today_bytes=self.today_bytes,
+            )
+        except OSError:
+            return  # out of descriptors for a while, most likely: as before, until the machine says again
         why = why_not_now(self.limits, now)
         if why:
             self.peer.pause(_WHO, why)

@@ -34,8 +34,8 @@ def test_a_stage_that_lost_all_of_its_hosts_is_served_by_their_shadows(tmp_path:
         running.until("copies", lambda: all_are_kept(running, 4), LIMIT_S)
         victims = newest_stages(running)[0]
         for name in victims:
-            running.campaign.do_now(Kind.KILL_HOST, name, 60.0)
-        running.more_steps(5, 50.0)
+            running.campaign.do_now(Kind.KILL_HOST, name, 40.0)
+        running.more_steps(5, 35.0)
         assert set(victims) <= set(running.campaign.absent), "the steps were made without them"
 
 
@@ -48,7 +48,7 @@ def test_a_shadow_that_takes_over_loads_nothing(tmp_path: Path) -> None:
         short = min(range(2), key=lambda stage: len(stages[stage]))
         keepers = {peer for peer, stage in shadows(running) if stage == short}
         victim = stages[short][0]
-        running.campaign.do_now(Kind.KILL_HOST, victim, 40.0)
+        running.campaign.do_now(Kind.KILL_HOST, victim, 20.0)
         running.until("two hosts again", lambda: len(set(newest_stages(running)[short]) - {victim}) == 2, LIMIT_S)
         newcomer = next(name for name in newest_stages(running)[short] if name not in stages[short])
         assert running.rig.peer_id(newcomer) in keepers

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from peers import surroundings
+from peers.limiting import Limiting
 from peers.limits import QUIET_S, Circumstances, Limits, announced, why_not_now, window
 from peers.limits_file import Today, keep_limits, load_limits
+from peers.peer import Peer
 from swarm.errors import ConfigError, NotRunning, UnknownKey
 from tests.support.runs import capabilities
 
@@ -164,3 +169,26 @@ def test_the_verb_keeps_limits_for_the_next_start(tmp_path: Path, capsys: pytest
     assert load_limits(tmp_path) == Limits(hours="22-7", only_on_mains=True), "what is not named stays"
     with pytest.raises(NotRunning):
         ask(tmp_path, "limits")
+
+
+def test_a_machine_that_cannot_say_how_it_is_used_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of descriptors for a while, it does not even name its battery; that ended the whole peer."""
+    told: list[str] = []
+    peer = SimpleNamespace(
+        traffic=SimpleNamespace(sent_bytes=1, received_bytes=2),
+        limit=lambda limits: None,
+        pause=lambda who, why: told.append(why),
+        unpause=lambda who: told.append(""),
+    )
+    limiting = Limiting(cast(Peer, peer), tmp_path)
+
+    def refuses() -> bool:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    limiting.reload()
+    assert told == [""]
+    monkeypatch.setattr("peers.limiting.on_battery", refuses)
+    limiting.reload()
+    assert told == [""]
