@@ -19,7 +19,7 @@ demo: setup
 
 test: setup chromium
 ifeq ($(ARGS),)
-	# Two at a time: whatever swarms wait for, they wait for each other more than for a processor.
+	# Two at a time: swarms wait for each other more than for a processor.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal tests/unit tests/property
 	$(BIN)/pytest -q -n 2 --dist worksteal tests/contract tests/integration tests/faults
 else

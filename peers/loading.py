@@ -80,8 +80,7 @@ class Loading:
 
     def adopt(self, plan: Plan) -> None:
         """Another plan holds: others have what we need, too."""
-        there = {peer for group in plan.groups for peer in group}
-        self._donors = tuple(sorted(plan.members_with(self.span) | (there & set(self._donors))))
+        self._donors = plan.donors_after(self.span, self._donors)
         self.is_shadow = (self._place.peer_id, self.span) in plan.shadows
 
     async def reached(self, num_steps: int) -> TrunkStage | EndsStage:

@@ -128,6 +128,11 @@ class Plan:
             peer for group, members in enumerate(self.groups) if overlap(self.span_of(group), span) for peer in members
         )
 
+    def donors_after(self, span: Span, donors: tuple[str, ...]) -> tuple[str, ...]:
+        """Under this plan: members that hold some of a span, and those that did before and are still in the plan."""
+        there = {peer for members in self.groups for peer in members}
+        return tuple(sorted(self.members_with(span) | (there & set(donors))))
+
     def span_of(self, group: int) -> Span:
         """What the members of a group hold."""
         if group == self.ends_stage:

@@ -276,10 +276,8 @@ class Peer:
             assert group is not None
             self.build(plan, group, plan.first_step)
         self._loads = {span: load for span, load in self._loads.items() if span not in spans}
-        there = {peer for members in plan.groups for peer in members}
         for load in self._loads.values():
-            donors = sorted(plan.members_with(load.span) | (there & set(load.order.donors)))
-            load.order = replace(load.order, donors=tuple(donors))
+            load.order = replace(load.order, donors=plan.donors_after(load.span, load.order.donors))
         self._left, self._adopting = left, None
         self.wake()
 

@@ -261,6 +261,7 @@ class Simulation:
                 case ShadowIsGone(peer, span, _):
                     if self._followed is not None:
                         self._followed.shadow_is_gone(peer, span)
+                        self._propose()
         if instructions and self._leader.phase is self._leader.phase.CLOSING:
             self.closing_since_s = self.clock.now_s
 

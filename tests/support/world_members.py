@@ -250,8 +250,7 @@ class Members:
         assert not member.contributions, "two plans mixed in a step"
         member.loads = {span: load for span, load in member.loads.items() if span not in spans}
         for load in member.loads.values():
-            donors = donors_after(plan, load.span, load.order.donors)
-            load.order = replace(load.order, donors=donors)
+            load.order = replace(load.order, donors=plan.donors_after(load.span, load.order.donors))
         member.shadow, member.left = shadow, left
         member.adopting = None
         member.plan, member.first_step = plan.number, plan.first_step
@@ -497,12 +496,6 @@ class Members:
             member.allegiance.leader,
             MicrobatchDone(work=frame.work, route=frame.route, tokens=TOKENS, loss_sum=1.0, cursor=cursor),
         )
-
-
-def donors_after(plan: Plan, span: Span, donors: tuple[str, ...]) -> tuple[str, ...]:
-    """Members that hold some of it, and those that did and are still there."""
-    there = {name for names in plan.groups for name in names}
-    return tuple(sorted({*plan.members_with(span), *(there & set(donors))}))
 
 
 def digest_of(weights: list[Average]) -> str:

@@ -233,3 +233,8 @@ def test_members_that_leave_with_the_commit_are_asked_too() -> None:
     assert isinstance(told, Send)
     assert isinstance(told.message, PrepareGroup)
     assert told.message.donors == ("c", "d", "e")
+
+
+def test_donors_under_another_plan_are_those_that_have_it_and_are_there() -> None:
+    later = plan(["a", "e"], ["c", "b"])
+    assert later.donors_after(SPAN, ("a", "d")) == ("a", "b", "c"), "a still has what it left; d is gone"
